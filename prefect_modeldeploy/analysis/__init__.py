@@ -1,0 +1,1 @@
+"""Pure statistics: counts in, verdict out."""

@@ -1,0 +1,108 @@
+"""The desired state of the data plane: endpoints, their arms, and the upstreams behind them."""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from prefect_modeldeploy.deployments import Name
+
+WHOLE = 10_000
+"""All the requests of an endpoint, in the steps of 0.01 % that weights are made of."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Server(_Model):
+    """One address that answers requests: a replica, or a vendor's host."""
+
+    name: Name
+    host: str = "127.0.0.1"
+    port: int = Field(ge=1, le=65535)
+
+
+class Upstream(_Model):
+    """One deployment as the proxy sees it.
+
+    With `wakes`, requests that find no server go to the activator, which holds them while the deployment wakes.
+    """
+
+    name: Name = Field(description="The deployment's id.")
+    servers: tuple[Server, ...] = ()
+    wakes: bool = False
+    tls: bool = False
+    tls_verify: bool = True
+    ca_file: str | None = None
+    host_header: str | None = Field(None, description="Host and SNI that the upstream expects.")
+    path_prefix: str = Field("", description="Prepended to the path of every request.")
+    health_path: str | None = Field(None, description="Checked in the background; None: no checks.")
+    headers: Mapping[str, SecretStr] = Field(
+        default_factory=dict, description="Added at the proxy, never visible to clients."
+    )
+
+
+class EndpointArm(_Model):
+    """One deployment behind an endpoint, and its share of the requests."""
+
+    name: Name = Field(description="`stable` or `canary`.")
+    upstream: Name = Field(description="Id of the deployment.")
+    weight: float = Field(ge=0, le=100, description="Percent of the requests, in steps of 0.01.")
+
+    @field_validator("weight")
+    @classmethod
+    def _steps(cls, weight: float) -> float:
+        return _check_step(weight)
+
+
+class Endpoint(_Model):
+    """The stable address that clients call, and who answers there."""
+
+    name: Name
+    arms: tuple[EndpointArm, ...] = Field(min_length=1)
+    epoch: int = Field(
+        0, ge=0, description="Raised by every rollout that takes the endpoint over; older ones are refused."
+    )
+    sticky_header: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9-]+$",
+        description="Requests with the same value of this header go to the same arm (while the weights stay).",
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        names = [arm.name for arm in self.arms]
+        if len(set(names)) != len(names):
+            raise ValueError(f"arms={names}: every arm needs a name of its own")
+        check_weights({arm.name: arm.weight for arm in self.arms})
+        return self
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Percent of the requests by arm; they sum to 100."""
+        return {arm.name: arm.weight for arm in self.arms}
+
+    def with_weights(self, weights: Mapping[str, float]) -> "Endpoint":
+        """The same endpoint with other weights; arms that are not named get 0."""
+        unknown = set(weights) - {arm.name for arm in self.arms}
+        if unknown:
+            raise ValueError(
+                f"weights={dict(weights)}: {self.name} has no arm {sorted(unknown)}, only {list(self.weights)}"
+            )
+        arms = tuple(EndpointArm(name=a.name, upstream=a.upstream, weight=weights.get(a.name, 0.0)) for a in self.arms)
+        return Endpoint(name=self.name, arms=arms, epoch=self.epoch, sticky_header=self.sticky_header)
+
+
+def _check_step(weight: float) -> float:
+    if Decimal(str(weight)) * 100 % 1:
+        raise ValueError(f"weight={weight}: weights go in steps of 0.01 percent")
+    return weight
+
+
+def check_weights(weights: Mapping[str, float]) -> None:
+    """Raise ValueError unless the weights are steps of 0.01 that sum to exactly 100 percent."""
+    total = sum((Decimal(str(_check_step(weight))) for weight in weights.values()), Decimal(0))
+    if total != 100:
+        raise ValueError(f"weights={dict(weights)}: they sum to {total}, and must sum to 100")
