@@ -1,0 +1,154 @@
+"""What every provider looks like: a client that speaks our vocabulary, and a block that makes one."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import AbstractAsyncContextManager
+from typing import Any, ClassVar, Self
+
+import anyio
+from prefect.blocks.abstract import CredentialsBlock
+
+from prefect_modeldeploy.deployments import (
+    Autoscaling,
+    Capability,
+    Deployment,
+    DeploymentSpec,
+    DeploymentStatus,
+    DeploymentUpdate,
+)
+from prefect_modeldeploy.errors import DeploymentFailed, NotFound, UnsupportedOperation, WaitTimeout
+from prefect_modeldeploy.traffic.router import TrafficRouter
+
+
+class ServingClient(ABC):
+    """A serving system's API in our words.
+
+    A provider declares its `capabilities` and overrides the methods that belong to them. Calling one that it lacks
+    raises `UnsupportedOperation` before any request is sent.
+    """
+
+    provider: ClassVar[str]
+    capabilities: ClassVar[frozenset[Capability]]
+
+    @abstractmethod
+    async def get(self, deployment_id: str) -> Deployment:
+        """Return one deployment. Raises NotFound."""
+
+    @abstractmethod
+    async def find(self, *, model: str | None = None) -> list[Deployment]:
+        """Return all deployments, or those of one model."""
+
+    async def create(self, spec: DeploymentSpec) -> Deployment:
+        """Create a deployment, or return the one that this very spec has created before. Raises Conflict."""
+        raise self._lacks(Capability.CREATE)
+
+    async def update(self, deployment_id: str, update: DeploymentUpdate) -> Deployment:
+        """Change a deployment in place."""
+        raise self._lacks(Capability.UPDATE)
+
+    async def scale(self, deployment_id: str, autoscaling: Autoscaling) -> Deployment:
+        """Change how many replicas a deployment has; fields left at None stay."""
+        raise self._lacks(Capability.SCALE)
+
+    async def scale_to_zero(self, deployment_id: str) -> Deployment:
+        """Let go of all replicas now; the next request wakes the deployment."""
+        raise self._lacks(Capability.SCALE_TO_ZERO)
+
+    async def wake(self, deployment_id: str) -> Deployment:
+        """Start replicas of a deployment that was scaled to zero, without waiting for them."""
+        raise self._lacks(Capability.WAKE)
+
+    async def stop(self, deployment_id: str) -> Deployment:
+        """Take a deployment out of service; nothing but `start` brings it back."""
+        raise self._lacks(Capability.STOP)
+
+    async def start(self, deployment_id: str) -> Deployment:
+        """Bring a stopped deployment back."""
+        raise self._lacks(Capability.START)
+
+    async def delete(self, deployment_id: str) -> None:
+        """Delete a deployment. Deleting one that is gone already is no error."""
+        raise self._lacks(Capability.DELETE)
+
+    async def predict(self, deployment_id: str, payload: Any, *, path: str | None = None) -> Any:
+        """Send one request to a deployment and return its decoded answer."""
+        raise self._lacks(Capability.PREDICT)
+
+    async def logs(self, deployment_id: str, *, tail: int = 100) -> list[str]:
+        """Return the last lines of a deployment's log, oldest first."""
+        raise self._lacks(Capability.LOGS)
+
+    async def promote(self, deployment_id: str, *, environment: str) -> Deployment:
+        """Make a deployment the one that serves `environment`, in the provider's own way."""
+        raise self._lacks(Capability.PROMOTE)
+
+    async def roll_back(self, deployment_id: str, *, environment: str) -> Deployment:
+        """Undo a promotion, in the provider's own way."""
+        raise self._lacks(Capability.ROLL_BACK)
+
+    def router(self) -> TrafficRouter:
+        """Return the provider's own control over who gets which share of the requests."""
+        raise self._lacks(Capability.TRAFFIC)
+
+    @classmethod
+    def can(cls, capability: Capability) -> bool:
+        """Whether this provider has the capability."""
+        return capability in cls.capabilities
+
+    def _lacks(self, capability: Capability, hint: str = "") -> UnsupportedOperation:
+        return UnsupportedOperation(self.provider, capability, hint)
+
+    async def wait(
+        self,
+        deployment_ids: Collection[str],
+        until: Callable[[Deployment], bool],
+        *,
+        model: str | None = None,
+        timeout_seconds: float = 600.0,
+    ) -> AsyncIterator[list[Deployment]]:
+        """Poll with one list call for all the deployments, and yield what was seen until `until` holds for each.
+
+        The interval adapts: short at first, at most 5 s.
+
+        Raises:
+            DeploymentFailed: One of them failed, or was deleted.
+            WaitTimeout: The deadline passed.
+        """
+        deadline, interval = time.monotonic() + timeout_seconds, 0.1
+        while True:
+            seen = {d.id: d for d in await self.find(model=model) if d.id in deployment_ids}
+            missing = set(deployment_ids) - set(seen)
+            if missing:
+                problem = f"no such deployment: {sorted(missing)}"
+                raise DeploymentFailed(sorted(missing)[0], problem)
+            failed = next((d for d in seen.values() if d.status is DeploymentStatus.FAILED), None)
+            if failed and not until(failed):
+                raise DeploymentFailed(failed.id, failed.reason or failed.provider_status)
+            found = [seen[i] for i in deployment_ids]
+            yield found
+            if all(until(d) for d in found):
+                return
+            if time.monotonic() + interval > deadline:
+                states = {d.id: d.status.value for d in found}
+                raise WaitTimeout(
+                    f"after {timeout_seconds:g} s still {states}; raise timeout_seconds, or read the logs"
+                )
+            await anyio.sleep(interval)
+            interval = min(5.0, interval * 1.3)
+
+
+class ServingCredentials(CredentialsBlock):
+    """Base of the providers' blocks: `get_client()` returns a `ServingClient` as an async context manager."""
+
+    _block_schema_capabilities = ["serve-models"]
+
+    client_class: ClassVar[type[ServingClient]]
+
+    @abstractmethod
+    def get_client(self) -> AbstractAsyncContextManager[ServingClient]:
+        """Return a client; `async with block.get_client() as client: ...`."""
+
+    def can(self, capability: Capability) -> bool:
+        """Whether this provider has the capability."""
+        return self.client_class.can(capability)

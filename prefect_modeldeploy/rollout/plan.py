@@ -1,0 +1,69 @@
+"""What a person decides before a rollout starts."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Percent = Annotated[float, Field(gt=0, le=100, multiple_of=0.01)]
+
+
+class JudgePlan(BaseModel):
+    """How sure to be, and what to tolerate."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    alpha: float = Field(0.05, gt=0, lt=0.5, description="Chance of rolling back a release that is no worse.")
+    beta: float = Field(0.05, gt=0, lt=0.5, description="Chance of promoting a release that is worse than the margin.")
+    margin: float = Field(
+        0.01,
+        gt=0,
+        lt=1,
+        description="Difference in failure rate that is tolerated, as a fraction (0.01 is one percentage point). "
+        "Rare errors cap it: see 'How a rollout is judged'.",
+    )
+    min_requests: int = Field(0, ge=0, description="Requests of the canary before it may be promoted.")
+    latency: bool = Field(True, description="Judge the latency too.")
+    latency_tolerance: float = Field(
+        1.25, ge=1, description="Slowness that is tolerated, as a factor: 1.25 allows 25 % more time."
+    )
+
+
+class CanaryPlan(BaseModel):
+    """The steps of a rollout, and what happens at its ends."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: tuple[Percent, ...] = Field(
+        (5.0, 25.0, 50.0), description="Share of the requests for the canary in each step, in percent, rising."
+    )
+    step_seconds: float = Field(60.0, gt=0, description="Each step lasts at least this long, in seconds.")
+    deadline_seconds: float = Field(
+        3600.0, gt=0, description="Seconds after which an undecided rollout ends as `on_undecided` says."
+    )
+    on_undecided: Literal["roll_back", "hold"] = Field(
+        "roll_back", description="At the deadline: back to stable, or leave the split as it is and ask for a person."
+    )
+    warm_up_seconds: float = Field(
+        2.0, ge=0, description="Seconds after the first request to the canary that are not judged."
+    )
+    ready_timeout_seconds: float = Field(600.0, gt=0, description="Seconds until the canary must be ready.")
+    bake_seconds: float = Field(0.0, ge=0, description="Seconds to go on watching after the promotion.")
+    former: Literal["keep", "scale_to_zero", "delete"] = Field(
+        "scale_to_zero", description="What becomes of the former version after the promotion."
+    )
+    failed_canary: Literal["keep", "scale_to_zero", "delete"] = Field(
+        "delete", description="What becomes of a canary that this rollout created and rolled back."
+    )
+    poll_seconds: float = Field(1.0, gt=0, le=60, description="Seconds between looks at the measurements.")
+    judge: JudgePlan = Field(default_factory=JudgePlan, description="How sure to be, and what to tolerate.")
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if any(later <= earlier for earlier, later in zip(self.steps, self.steps[1:], strict=False)):
+            raise ValueError(f"steps={list(self.steps)}: every step must be larger than the one before")
+        if self.steps and len(self.steps) * self.step_seconds > self.deadline_seconds:
+            raise ValueError(
+                f"deadline_seconds={self.deadline_seconds:g}: {len(self.steps)} steps of {self.step_seconds:g} s "
+                f"need at least {len(self.steps) * self.step_seconds:g}"
+            )
+        return self

@@ -1,0 +1,109 @@
+"""The record of a rollout: where it stands, who started it, why, and what came of each step."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from prefect_modeldeploy.deployments import DeploymentSpec
+from prefect_modeldeploy.rollout.plan import CanaryPlan
+
+Outcome = Literal["promoted", "rolled_back", "held"]
+
+
+class Phase(StrEnum):
+    """Where a rollout stands. They follow one another from top to bottom; ROLLING_BACK is reached from anywhere."""
+
+    PLANNED = "PLANNED"
+    CLAIMED = "CLAIMED"
+    DEPLOYED = "DEPLOYED"
+    READY = "READY"
+    ATTACHED = "ATTACHED"
+    SHIFTED = "SHIFTED"
+    JUDGED = "JUDGED"
+    APPROVED = "APPROVED"
+    FULL = "FULL"
+    BAKED = "BAKED"
+    PROMOTED = "PROMOTED"
+    ROLLING_BACK = "ROLLING_BACK"
+    RESTORED = "RESTORED"
+    DETACHED = "DETACHED"
+    ENDED = "ENDED"
+
+
+class Actor(BaseModel):
+    """Who started it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    declared: bool = Field(True, description="True when nobody but the caller vouches for the name.")
+
+
+class StepResult(BaseModel):
+    """What one look at the evidence came to, at the end of a step."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: int = Field(description="Index into the plan's steps; -1 for the bake.")
+    weight: float = Field(description="Percent of the requests that the canary got.")
+    seconds: float
+    canary_requests: int
+    canary_failures: int
+    stable_requests: int
+    stable_failures: int
+    decision: Literal["promote", "roll_back", "continue"]
+    reason: str
+    harm: dict[str, float] = Field(default_factory=dict, description="Evidence of harm by metric, as e-values.")
+    safe: dict[str, float] = Field(default_factory=dict, description="Evidence of safety by metric, as e-values.")
+    decided_by: str | None = Field(None, description="The metric that decided.")
+
+
+class RolloutRecord(BaseModel):
+    """Everything that is needed to explain a rollout, and to go on with it after a crash.
+
+    `saved()` is the part that fits into a Prefect variable; step results and windows are kept by the gateway.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_version: int = 1
+    id: str
+    kind: Literal["canary", "promotion", "roll_back"] = "canary"
+    provider: str
+    model: str
+    endpoint: str
+    environment: str = "production"
+    who: Actor
+    why: str = ""
+    plan: CanaryPlan
+    spec: DeploymentSpec | None = Field(None, description="Set when the rollout creates the canary itself.")
+    stable: str | None = Field(None, description="Deployment that served before; None if there was none.")
+    canary: str
+    stable_version: str | None = None
+    canary_version: str | None = None
+    started_at: datetime
+    ended_at: datetime | None = None
+
+    phase: Phase = Phase.PLANNED
+    step: int = 0
+    epoch: int = 0
+    pending: str | None = Field(None, description="Effect that was begun and not yet seen to end.")
+    start_cursor: str | None = Field(None, description="Where the measurements of this rollout begin.")
+    cursor: str | None = Field(None, description="Up to where they are judged.")
+    judge_state: dict[str, Any] | None = None
+    step_started_at: datetime | None = None
+    outcome: Outcome | None = None
+    reason: str = ""
+    decided_by: str | None = None
+    steps: tuple[StepResult, ...] = ()
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took; None while it goes on."""
+        return (self.ended_at - self.started_at).total_seconds() if self.ended_at else None
+
+    def saved(self) -> str:
+        """The resumable part, as compact JSON."""
+        return self.model_dump_json(exclude={"steps"}, exclude_none=True, exclude_defaults=True)
