@@ -1,1 +1,40 @@
-"""Pure statistics: counts in, verdict out."""
+"""The decision engine: windows of counts in, `promote`, `roll_back` or `continue` out. Pure: no I/O, no clock.
+
+    judge.py        Judge, Verdict            settings.py    JudgeSettings
+    metrics.py      what is compared          planner.py     how long a step must last
+    evalue.py       one block's e-value       portfolio.py   many bets, one e-process
+    comparison.py   yes/no outcomes           latency.py     histograms
+    dispersion.py   bursts                    split.py       does the router do what it was asked?
+
+Docs: `docs/how-a-rollout-is-judged.md`.
+"""
+
+from prefect_modeldeploy.analysis.dispersion import excess_dispersion
+from prefect_modeldeploy.analysis.evalue import Tally
+from prefect_modeldeploy.analysis.judge import Decision, Judge, Verdict
+from prefect_modeldeploy.analysis.metrics import DEFAULT_METRICS, Failures, Latency, Metric
+from prefect_modeldeploy.analysis.planner import StepPlan, plan_step
+from prefect_modeldeploy.analysis.settings import JudgeSettings
+from prefect_modeldeploy.analysis.tracker import Reading
+from prefect_modeldeploy.measurements import Arm, Histogram, Moments, Quality, Window
+
+__all__ = [
+    "DEFAULT_METRICS",
+    "Arm",
+    "Decision",
+    "Failures",
+    "Histogram",
+    "Judge",
+    "JudgeSettings",
+    "Latency",
+    "Metric",
+    "Moments",
+    "Quality",
+    "Reading",
+    "StepPlan",
+    "Tally",
+    "Verdict",
+    "Window",
+    "excess_dispersion",
+    "plan_step",
+]

@@ -1,0 +1,106 @@
+"""Failures come in bursts (F5): how much more they vary than independent ones would, and what that costs the evidence.
+
+One bad replica or one bad minute makes failures cluster, and a test that takes each for an independent proof cries
+wolf: with bursts as large as the rate itself, an untempered test rolls back one good release in six. The repair is to
+raise every payoff to the power 1/phi, where phi is the factor by which bursts inflate the variance of the comparison.
+It is measured on the baseline *before* the rollout, because bursts bite in its first minute; phi >= 1 never makes
+evidence (Jensen).
+
+For one arm with a share s of the requests, phi = 1 + s D, where D is the *excess dispersion* of all the traffic: the
+variance of its failures over that of independent ones, minus 1. The comparison of two arms is dominated by the smaller
+one, hence phi = (1-s)(1 + sD) + s(1 + (1-s)D) = 1 + 2 s (1-s) D.
+"""
+
+import math
+from collections.abc import Sequence
+
+from prefect_modeldeploy.analysis.codec import Reader, Writer
+from prefect_modeldeploy.analysis.evalue import Tally
+
+_FEWEST_BLOCKS = 16
+BLOCK_SECONDS = 10.0
+"""Without a history the baseline's live windows are gathered into blocks of this length."""
+
+
+def excess_dispersion(windows: Sequence[Tally]) -> float:
+    """How much more than independent failures those of successive windows vary: 0 for independent ones.
+
+    Bursts may be longer than a window, so that windows are also looked at in groups of 2, 4, 8 ... and the worst scale
+    counts; the coarser scales, which have few blocks, less one standard error, so that chance is not taken for bursts.
+    """
+    blocks, worst, first = [t for t in windows if t.requests], 0.0, True
+    while len(blocks) >= _FEWEST_BLOCKS or (first and len(blocks) >= 2):
+        spread = _pearson(
+            sum(t.events * t.events / t.requests for t in blocks),
+            sum(t.events for t in blocks),
+            sum(t.requests for t in blocks),
+            len(blocks),
+        )
+        noise = 0.0 if first else math.sqrt(2.0 / (len(blocks) - 1))
+        worst, first = max(worst, spread - 1.0 - noise), False
+        blocks = [
+            Tally(a.requests + b.requests, a.events + b.events) for a, b in zip(blocks[::2], blocks[1::2], strict=False)
+        ]
+    return worst
+
+
+def _pearson(sum_of_squares: float, events: int, requests: int, blocks: int) -> float:
+    """Pearson's chi-square over its degrees of freedom: 1 for independent events."""
+    if not 0 < events < requests or blocks < 2:
+        return 1.0
+    rate = events / requests
+    return (sum_of_squares - events * rate) / (rate * (1.0 - rate)) / (blocks - 1)
+
+
+def temper(canary: float, baseline: float, excess: float) -> float:
+    """phi: what to divide the log payoff of a window with so many requests by."""
+    share = canary / (canary + baseline)
+    return 1.0 + 2.0 * share * (1.0 - share) * excess
+
+
+class LiveDispersion:
+    """The excess dispersion seen on the baseline arm so far, for rollouts that start without a history.
+
+    It starts at 0, so the first blocks are taken as independent; a history is better.
+    """
+
+    __slots__ = ("blocks", "events", "open_events", "open_requests", "open_seconds", "requests", "squares", "total")
+
+    def __init__(self) -> None:
+        self.blocks = self.requests = self.events = self.total = 0
+        self.squares = self.open_seconds = 0.0
+        self.open_requests = self.open_events = 0
+
+    @property
+    def excess(self) -> float:
+        """Excess dispersion of all the traffic, by what the baseline arm showed in closed blocks."""
+        if self.blocks < 3:
+            return 0.0
+        events, requests = self.events - self.open_events, self.requests - self.open_requests
+        spread = _pearson(self.squares, events, requests, self.blocks)
+        return max(0.0, spread - 1.0) * self.total / self.requests
+
+    def add(self, baseline: Tally, total: int, seconds: float) -> None:
+        """Count one window of the baseline; `total` is the requests of both arms."""
+        self.open_requests += baseline.requests
+        self.open_events += baseline.events
+        self.open_seconds += seconds
+        self.requests += baseline.requests
+        self.events += baseline.events
+        self.total += total
+        if self.open_seconds >= BLOCK_SECONDS and self.open_requests:
+            self.squares += self.open_events**2 / self.open_requests
+            self.blocks += 1
+            self.open_requests = self.open_events = 0
+            self.open_seconds = 0.0
+
+    def write(self, writer: Writer) -> None:
+        """Save everything that changes."""
+        writer.counts((self.blocks, self.requests, self.events, self.total, self.open_requests, self.open_events))
+        writer.double(self.squares)
+        writer.double(self.open_seconds)
+
+    def read(self, reader: Reader) -> None:
+        """Take over what `write` saved."""
+        self.blocks, self.requests, self.events, self.total, self.open_requests, self.open_events = reader.counts(6)
+        self.squares, self.open_seconds = reader.double(), reader.double()

@@ -1,0 +1,293 @@
+"""The judge: windows in, verdicts out (F3, F4). No clock, no I/O; the same windows give the same verdicts, bit for bit.
+
+    roll_back   when the evidence of harm has ever reached 1/alpha. All metrics together: the weighted average of
+                their e-processes, which is one itself under any dependence.
+    promote     when every metric's evidence of safety is at 1/beta now (no correction is needed: all must hold),
+                and the canary has answered `min_requests`.
+    continue    otherwise: no data is never a verdict.
+
+Ville's inequality bounds both errors over the whole rollout, however often one looks and however the shares change.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self
+
+from prefect_modeldeploy.analysis.codec import Reader, Writer
+from prefect_modeldeploy.analysis.evalue import log_sum
+from prefect_modeldeploy.analysis.memory import Memory
+from prefect_modeldeploy.analysis.metrics import Metric
+from prefect_modeldeploy.analysis.portfolio import round_down
+from prefect_modeldeploy.analysis.settings import JudgeSettings
+from prefect_modeldeploy.analysis.split import SplitCheck
+from prefect_modeldeploy.analysis.tracker import Reading, Tracker
+from prefect_modeldeploy.errors import InvalidInput
+from prefect_modeldeploy.measurements import Window
+
+SCHEMA = 1
+Decision = Literal["promote", "roll_back", "continue"]
+
+_SMOOTHING_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the evidence says after a window.
+
+    Args:
+        decision: What to do.
+        reason: One sentence for a person.
+        harm: Natural log of the evidence of harm, by metric. 0 is none, log(20) = 3.0 is 20 to 1.
+        safe: Natural log of the evidence that the canary is not worse by the margin, by metric.
+        forecast_seconds: Seconds until a verdict, if rates and traffic stay as they are; None if it cannot be said.
+        split_ok: False once the router was found not to send the share that it was asked for.
+        harm_total: Log evidence of harm of all the metrics together.
+        harm_limit: Where `harm_total` means roll back.
+        safe_limit: Where each of `safe` must be to promote.
+        p_harm: Anytime-valid p-value of "no worse", by metric.
+        p_safe: Anytime-valid p-value of "worse by the margin", by metric.
+        readings: What was seen on the canary and on the baseline, by metric; a metric without data is missing.
+        decided_by: The metric that was decisive: the most harmful one, or the one that was proven safe last, or
+            (while undecided) the one that is waited for. None before the first window with data.
+        windows: How many windows were counted.
+        seconds: How long they were together.
+        canary_requests: How many requests the canary answered in them.
+        split_evidence: Log evidence against the router; an alarm at log(1000) = 6.9.
+        expired: True when `max_seconds` have passed without a verdict.
+    """
+
+    decision: Decision
+    reason: str
+    harm: Mapping[str, float]
+    safe: Mapping[str, float]
+    forecast_seconds: float | None
+    split_ok: bool
+    harm_total: float = 0.0
+    harm_limit: float = 0.0
+    safe_limit: float = 0.0
+    p_harm: Mapping[str, float] = field(default_factory=dict)
+    p_safe: Mapping[str, float] = field(default_factory=dict)
+    readings: Mapping[str, Reading] = field(default_factory=dict)
+    decided_by: str | None = None
+    windows: int = 0
+    seconds: float = 0.0
+    canary_requests: int = 0
+    split_evidence: float = 0.0
+    expired: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON types; `readings` become pairs [canary, baseline]."""
+        return asdict(self) | {"readings": {name: list(reading) for name, reading in self.readings.items()}}
+
+
+class _Entry:
+    """One metric, its evidence, and the most that the evidence ever was."""
+
+    def __init__(self, metric: Metric, tracker: Tracker) -> None:
+        self.metric, self.tracker = metric, tracker
+        self.best_harm = self.best_safe = 0.0
+
+    def observe(self, window: Window) -> None:
+        self.tracker.observe(window)
+        harm, safe = round_down((self.tracker.log_harm, self.tracker.log_safe))
+        self.best_harm, self.best_safe = max(self.best_harm, harm), max(self.best_safe, safe)
+
+    @property
+    def counts_for_safety(self) -> bool:
+        return self.metric.required or self.tracker.reading is not None
+
+    def text(self) -> str:
+        writer = Writer()
+        writer.singles((self.best_harm, self.best_safe))
+        self.tracker.write(writer)
+        return writer.text()
+
+    def restore(self, text: str) -> None:
+        reader = Reader(text)
+        self.best_harm, self.best_safe = reader.singles(2)
+        self.tracker.read(reader)
+
+
+class Judge:
+    """Decides about one rollout. Feed it closed windows, in order; save `state()` after each.
+
+    Evidence is carried over steps, pauses and restarts; a new attempt gets a new judge. A window whose id was among
+    the last 64 counted is not counted again.
+    """
+
+    def __init__(self, settings: JudgeSettings) -> None:
+        self.settings = settings
+        self._entries = {m.name: _Entry(m, m.track(settings.margin, settings.history)) for m in settings.metrics}
+        self._split = SplitCheck(settings.split_tolerance)
+        self._memory = Memory()
+        self._windows = self._canary_requests = 0
+        self._seconds = self._best_total = 0.0
+        self._traffic = (0.0, 0.0)  # requests a second on the canary and on the baseline, smoothed
+
+    def observe(self, window: Window) -> Verdict:
+        """Count one closed window and say what the evidence is now. The time it takes does not grow."""
+        if not self._memory.add(window.id):
+            return self.verdict()
+        canary, baseline = window.canary.requests, window.baseline.requests
+        self._windows += 1
+        self._seconds += window.seconds
+        self._canary_requests += canary
+        self._smooth(canary, baseline, window.seconds)
+        share = self.settings.canary_share if window.share is None else window.share
+        self._split.observe(share, canary, baseline)
+        if not self._split.failed:
+            for entry in self._entries.values():
+                entry.observe(window)
+            self._best_total = max(self._best_total, round_down([self._harm_total])[0])
+        return self.verdict()
+
+    def verdict(self) -> Verdict:
+        """The verdict on what has been counted so far."""
+        decision, decided_by, reason = self._decide()
+        entries = self._entries.items()
+        late = self.settings.max_seconds is not None and self._seconds >= self.settings.max_seconds
+        return Verdict(
+            decision=decision,
+            reason=reason,
+            harm={name: entry.tracker.log_harm for name, entry in entries},
+            safe={name: entry.tracker.log_safe for name, entry in entries},
+            forecast_seconds=self._forecast() if decision == "continue" and not self._split.failed else None,
+            split_ok=not self._split.failed,
+            harm_total=self._harm_total,
+            harm_limit=-math.log(self.settings.shared_alpha) if self.settings.shared_alpha > 0 else math.inf,
+            safe_limit=-math.log(self.settings.beta),
+            p_harm={name: math.exp(-entry.best_harm) for name, entry in entries},
+            p_safe={name: math.exp(-entry.best_safe) for name, entry in entries},
+            readings={name: reading for name, entry in entries if (reading := entry.tracker.reading)},
+            decided_by=decided_by,
+            windows=self._windows,
+            seconds=self._seconds,
+            canary_requests=self._canary_requests,
+            split_evidence=self._split.log_evidence,
+            expired=late and decision == "continue",
+        )
+
+    def _decide(self) -> tuple[Decision, str | None, str]:
+        harmful = self._harmful()
+        if harmful:
+            return "roll_back", harmful.metric.name, f"{_describe(harmful)}: worse, p = {self._p(harmful):.2g}"
+        if self._split.failed:
+            asked, seen = self._split.observed or (0.0, 0.0)
+            return "continue", None, f"the router was asked for {asked:.2%} and sends {seen:.2%}: not judged any more"
+        waited_for = self._least_safe()
+        if waited_for is None:
+            return "continue", None, "no metric has data yet"
+        name = waited_for.metric.name
+        if waited_for.tracker.reading is None:
+            return "continue", name, f"{name}: no data yet, so there is no verdict"
+        if waited_for.tracker.log_safe < -math.log(self.settings.beta):
+            odds = math.exp(waited_for.tracker.log_safe)
+            needed = 1.0 / self.settings.beta
+            return "continue", name, f"{_describe(waited_for)}: not proven safe yet ({odds:.2g} to 1 of {needed:.3g})"
+        if self._canary_requests < self.settings.min_requests:
+            missing = self.settings.min_requests - self._canary_requests
+            return "continue", name, f"safe so far, but {missing} more canary requests are asked for"
+        return "promote", name, f"{_describe(waited_for)}: proven not worse by the margin, as are all the others"
+
+    def _harmful(self) -> _Entry | None:
+        """The metric that the roll-back is due to; None if there is none."""
+        for entry in self._entries.values():
+            if entry.metric.alpha is not None and entry.best_harm >= -math.log(entry.metric.alpha):
+                return entry
+        shared = [entry for entry in self._entries.values() if entry.metric.alpha is None]
+        if not shared or self._best_total < -math.log(self.settings.shared_alpha):
+            return None
+        return max(shared, key=lambda entry: math.log(entry.metric.weight) + entry.best_harm)
+
+    def _p(self, entry: _Entry) -> float:
+        return math.exp(-(self._best_total if entry.metric.alpha is None else entry.best_harm))
+
+    def _least_safe(self) -> _Entry | None:
+        counting = [entry for entry in self._entries.values() if entry.counts_for_safety]
+        return min(counting, key=lambda entry: entry.tracker.log_safe, default=None)
+
+    @property
+    def _harm_total(self) -> float:
+        shared = [entry for entry in self._entries.values() if entry.metric.alpha is None]
+        if not shared:
+            return 0.0
+        weights = log_sum([math.log(entry.metric.weight) for entry in shared])
+        return log_sum([math.log(entry.metric.weight) + entry.tracker.log_harm for entry in shared]) - weights
+
+    def _smooth(self, canary: int, baseline: int, seconds: float) -> None:
+        if seconds <= 0.0:
+            return
+        fresh = 1.0 if self._traffic == (0.0, 0.0) else -math.expm1(-seconds / _SMOOTHING_SECONDS)
+        old_c, old_b = self._traffic
+        self._traffic = (old_c + fresh * (canary / seconds - old_c), old_b + fresh * (baseline / seconds - old_b))
+
+    def _forecast(self) -> float | None:
+        """Seconds until the evidence reaches a limit, at the present rates and traffic (F11)."""
+        to_promote = 0.0
+        to_roll_back = math.inf
+        for entry in self._entries.values():
+            growth = entry.tracker.growth(*self._traffic)
+            if entry.counts_for_safety:
+                missing = max(0.0, -math.log(self.settings.beta) - entry.tracker.log_safe)
+                to_promote = max(to_promote, missing / growth.safe if growth.safe > 0.0 else math.inf)
+            missing = max(0.0, -math.log(self.settings.alpha) - entry.tracker.log_harm)
+            to_roll_back = min(to_roll_back, missing / growth.harm if growth.harm > 0.0 else math.inf)
+        more = self.settings.min_requests - self._canary_requests
+        if more > 0:
+            to_promote = max(to_promote, more / self._traffic[0] if self._traffic[0] > 0.0 else math.inf)
+        soonest = min(to_promote, to_roll_back)
+        return soonest if self._windows and math.isfinite(soonest) else None
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` needs, as JSON types, under 2 kB with eight metrics."""
+        writer = Writer()
+        writer.counts((self._windows, self._canary_requests))
+        for value in (self._seconds, *self._traffic):
+            writer.double(value)
+        writer.singles([self._best_total])
+        self._split.write(writer)
+        return {
+            "schema": SCHEMA,
+            "settings": self.settings.fingerprint,
+            "ids": self._memory.text,
+            "judge": writer.text(),
+            "metrics": {name: entry.text() for name, entry in self._entries.items()},
+        }
+
+    @classmethod
+    def restore(cls, settings: JudgeSettings, state: Mapping[str, Any]) -> Self:
+        """Go on where a judge with the same settings stood.
+
+        The history may be left out of the settings: the state has kept what it taught.
+
+        Raises:
+            InvalidInput: The state is of another schema, of other settings, or damaged.
+        """
+        if state.get("schema") != SCHEMA:
+            raise InvalidInput("state.schema", state.get("schema"), f"this version reads schema {SCHEMA}")
+        if state.get("settings") != settings.fingerprint:
+            raise InvalidInput(
+                "state.settings", state.get("settings"), "evidence cannot go on under other settings: start a new judge"
+            )
+        judge = cls(settings)
+        try:
+            reader = Reader(state["judge"])
+            judge._windows, judge._canary_requests = reader.counts(2)
+            judge._seconds, *traffic = (reader.double() for _ in range(3))
+            judge._traffic = (traffic[0], traffic[1])
+            (judge._best_total,) = reader.singles(1)
+            judge._split.read(reader)
+            judge._memory = Memory(state["ids"])
+            for name, entry in judge._entries.items():
+                entry.restore(state["metrics"][name])
+        except (KeyError, ValueError, TypeError) as error:
+            raise InvalidInput("state", type(error).__name__, f"the saved state is damaged ({error})") from error
+        return judge
+
+
+def _describe(entry: _Entry) -> str:
+    reading = entry.tracker.reading
+    if reading is None:
+        return entry.metric.name
+    return f"{entry.metric.name}: canary {reading.canary:.3g}, baseline {reading.baseline:.3g}"
