@@ -79,6 +79,10 @@ class ServingClient(ABC):
         """Return the last lines of a deployment's log, oldest first."""
         raise self._lacks(Capability.LOGS)
 
+    async def idle_seconds(self, deployment_id: str) -> float | None:
+        """Seconds since the last request to a deployment; None when nobody knows."""
+        raise self._lacks(Capability.METRICS)
+
     async def promote(self, deployment_id: str, *, environment: str) -> Deployment:
         """Make a deployment the one that serves `environment`, in the provider's own way."""
         raise self._lacks(Capability.PROMOTE)

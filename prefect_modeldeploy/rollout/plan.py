@@ -47,7 +47,13 @@ class CanaryPlan(BaseModel):
         2.0, ge=0, description="Seconds after the first request to the canary that are not judged."
     )
     ready_timeout_seconds: float = Field(600.0, gt=0, description="Seconds until the canary must be ready.")
-    bake_seconds: float = Field(0.0, ge=0, description="Seconds to go on watching after the promotion.")
+    bake_seconds: float = Field(
+        0.0, ge=0, description="Seconds to go on watching at nearly full traffic before the former version is let go."
+    )
+    hold_back: Percent = Field(
+        5.0, lt=50, description="Share of the requests that stays on the former version during the bake, in percent: "
+        "what the new one is compared with."
+    )
     former: Literal["keep", "scale_to_zero", "delete"] = Field(
         "scale_to_zero", description="What becomes of the former version after the promotion."
     )
@@ -56,6 +62,11 @@ class CanaryPlan(BaseModel):
     )
     poll_seconds: float = Field(1.0, gt=0, le=60, description="Seconds between looks at the measurements.")
     judge: JudgePlan = Field(default_factory=JudgePlan, description="How sure to be, and what to tolerate.")
+
+    @property
+    def full_weight(self) -> float:
+        """Percent of the requests that the canary gets after the last step."""
+        return round(100.0 - self.hold_back, 2) if self.bake_seconds else 100.0
 
     @model_validator(mode="after")
     def _rising(self) -> Self:

@@ -13,7 +13,7 @@ Outcome = Literal["promoted", "rolled_back", "held"]
 
 
 class Phase(StrEnum):
-    """Where a rollout stands. They follow one another from top to bottom; ROLLING_BACK is reached from anywhere."""
+    """Where a rollout stands; `machine.py` draws how they follow one another."""
 
     PLANNED = "PLANNED"
     CLAIMED = "CLAIMED"
@@ -29,6 +29,7 @@ class Phase(StrEnum):
     ROLLING_BACK = "ROLLING_BACK"
     RESTORED = "RESTORED"
     DETACHED = "DETACHED"
+    RETIRED = "RETIRED"
     ENDED = "ENDED"
 
 
@@ -55,8 +56,8 @@ class StepResult(BaseModel):
     stable_failures: int
     decision: Literal["promote", "roll_back", "continue"]
     reason: str
-    harm: dict[str, float] = Field(default_factory=dict, description="Evidence of harm by metric, as e-values.")
-    safe: dict[str, float] = Field(default_factory=dict, description="Evidence of safety by metric, as e-values.")
+    harm: dict[str, float] = Field(default_factory=dict, description="ln of the evidence of harm, by metric.")
+    safe: dict[str, float] = Field(default_factory=dict, description="ln of the evidence of safety, by metric.")
     decided_by: str | None = Field(None, description="The metric that decided.")
 
 
@@ -80,7 +81,7 @@ class RolloutRecord(BaseModel):
     plan: CanaryPlan
     spec: DeploymentSpec | None = Field(None, description="Set when the rollout creates the canary itself.")
     stable: str | None = Field(None, description="Deployment that served before; None if there was none.")
-    canary: str
+    canary: str = Field(description="Deployment that is rolled out; the spec's name until it is created.")
     stable_version: str | None = None
     canary_version: str | None = None
     started_at: datetime
@@ -104,6 +105,26 @@ class RolloutRecord(BaseModel):
         """How long it took; None while it goes on."""
         return (self.ended_at - self.started_at).total_seconds() if self.ended_at else None
 
+    @property
+    def weight(self) -> float:
+        """Percent of the requests that the canary is meant to have now."""
+        match self.phase:
+            case Phase.SHIFTED:
+                return self.plan.steps[self.step]
+            case Phase.FULL | Phase.BAKED:
+                return self.plan.full_weight
+            case Phase.JUDGED | Phase.APPROVED:
+                return self.plan.steps[-1] if self.plan.steps else 0.0
+            case Phase.ATTACHED if self.step > 0:
+                return self.plan.steps[self.step - 1]
+            case _:
+                return 100.0 if self.outcome == "promoted" else 0.0
+
+    @property
+    def candidate(self) -> str:
+        """What the caller named: the spec's name, or the deployment's id."""
+        return self.spec.name if self.spec else self.canary
+
     def saved(self) -> str:
         """The resumable part, as compact JSON."""
-        return self.model_dump_json(exclude={"steps"}, exclude_none=True, exclude_defaults=True)
+        return self.model_dump_json(exclude={"steps"}, exclude_none=True)

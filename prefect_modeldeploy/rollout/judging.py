@@ -1,0 +1,87 @@
+"""Between a rollout and its judge: the plan becomes settings, the record carries the evidence, a verdict becomes a result.
+
+The judge is deterministic, so the same windows give the same timeline: a report can be made again at any time.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+
+from prefect_modeldeploy.analysis import Failures, Judge, JudgeSettings, Latency, Metric, Verdict
+from prefect_modeldeploy.measurements import Arm, Window
+from prefect_modeldeploy.rollout.plan import JudgePlan
+from prefect_modeldeploy.rollout.record import RolloutRecord, StepResult
+from prefect_modeldeploy.rollout.timeline import ArmPoint, Point
+
+NOTHING = Arm(0, 0)
+
+
+def settings_of(plan: JudgePlan, history: Sequence[Arm] = ()) -> JudgeSettings:
+    """What the judge is told. `history` are the stable version's windows before the rollout, in order."""
+    metrics: list[Metric] = [Failures()]
+    if plan.latency:
+        metrics.append(Latency(factor=plan.latency_tolerance, required=False))
+    return JudgeSettings(
+        alpha=plan.alpha,
+        beta=plan.beta,
+        margin=plan.margin,
+        min_requests=plan.min_requests,
+        metrics=metrics,
+        history=history,
+    )
+
+
+def judge_of(record: RolloutRecord, history: Sequence[Arm] = ()) -> Judge:
+    """The judge of this rollout, with the evidence that it has so far. The history is only needed before the first."""
+    if record.judge_state is None:
+        return Judge(settings_of(record.plan.judge, history))
+    return Judge.restore(settings_of(record.plan.judge), record.judge_state)
+
+
+def step_result(record: RolloutRecord, verdict: Verdict, seen: Iterable[Window], now: datetime) -> StepResult:
+    """What a step came to. `seen` are the windows judged in it."""
+    windows = list(seen)
+    canary = sum((window.canary for window in windows), NOTHING)
+    stable = sum((window.baseline for window in windows), NOTHING)
+    started = record.step_started_at or now
+    return StepResult(
+        step=record.step if record.plan.steps else -1,
+        weight=record.weight,
+        seconds=(now - started).total_seconds(),
+        canary_requests=canary.requests,
+        canary_failures=canary.failures,
+        stable_requests=stable.requests,
+        stable_failures=stable.failures,
+        decision=verdict.decision,
+        reason=verdict.reason,
+        harm=dict(verdict.harm),
+        safe=dict(verdict.safe),
+        decided_by=verdict.decided_by,
+    )
+
+
+def point_of(window: Window, verdict: Verdict, at: float) -> Point:
+    """One window for the plots; `at` is its end, in seconds since the rollout started."""
+    return Point(
+        at=at,
+        seconds=window.seconds,
+        weight=100.0 * (window.share or 0.0),
+        canary=_arm_point(window.canary),
+        stable=_arm_point(window.baseline),
+        harm=_finite(verdict.harm),
+        safe=_finite(verdict.safe),
+    )
+
+
+def _arm_point(arm: Arm) -> ArmPoint:
+    latency = arm.latency
+    return ArmPoint(
+        requests=arm.requests,
+        failures=arm.failures,
+        p50=latency.quantile(0.5) if latency else None,
+        p99=latency.quantile(0.99) if latency else None,
+    )
+
+
+def _finite(evidence: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in evidence.items() if math.isfinite(value)}

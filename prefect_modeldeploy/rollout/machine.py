@@ -1,0 +1,178 @@
+"""The state machine of a rollout: what comes next, and what an effect's outcome leads to.
+
+Pure: a record goes in, the name of an effect or a new record comes out. Whoever drives it saves the record before and
+after every effect, so that a run that was killed goes on where it stood; doing an effect twice changes nothing.
+
+    PLANNED -claim-> CLAIMED -deploy-> DEPLOYED -wait_ready-> READY -attach-> ATTACHED
+        -shift-> SHIFTED -observe-> (next step: ATTACHED) ... JUDGED -approve-> APPROVED
+        -fill-> FULL -bake-> BAKED -promote-> PROMOTED -retire_former-> RETIRED -end-> ENDED
+
+    from anywhere before PROMOTED:
+        ROLLING_BACK -restore-> RESTORED -detach-> DETACHED -retire_canary-> RETIRED -end-> ENDED
+"""
+
+from datetime import datetime
+from enum import StrEnum
+
+from prefect_modeldeploy.rollout.record import Phase, RolloutRecord, StepResult
+
+
+class Effect(StrEnum):
+    """Something that a rollout does to the world. What exactly follows from the record."""
+
+    CLAIM = "claim"
+    """Take the endpoint over, so that older rollouts can no longer change it."""
+    DEPLOY = "deploy"
+    """Create the canary."""
+    WAIT_READY = "wait_ready"
+    """Wait until the canary can take traffic."""
+    ATTACH = "attach"
+    """Put the canary behind the endpoint, with no traffic."""
+    SHIFT = "shift"
+    """Give the canary the step's share."""
+    OBSERVE = "observe"
+    """Judge until the step is over."""
+    APPROVE = "approve"
+    """Ask a person."""
+    FILL = "fill"
+    """Give the canary all the requests, or nearly all while it bakes; stable stays attached."""
+    BAKE = "bake"
+    """Watch for a while longer."""
+    PROMOTE = "promote"
+    """Make the canary the stable arm."""
+    RETIRE_FORMER = "retire_former"
+    """Let go of the former version, as the plan says."""
+    RESTORE = "restore"
+    """Give stable all the requests."""
+    DETACH = "detach"
+    """Take the canary from behind the endpoint."""
+    RETIRE_CANARY = "retire_canary"
+    """Let go of the canary, as the plan says, if this rollout created it."""
+    END = "end"
+    """Say that it is over."""
+
+
+_FORWARD = {
+    Phase.PLANNED: Effect.CLAIM,
+    Phase.CLAIMED: Effect.DEPLOY,
+    Phase.DEPLOYED: Effect.WAIT_READY,
+    Phase.READY: Effect.ATTACH,
+    Phase.ATTACHED: Effect.SHIFT,
+    Phase.SHIFTED: Effect.OBSERVE,
+    Phase.JUDGED: Effect.APPROVE,
+    Phase.APPROVED: Effect.FILL,
+    Phase.FULL: Effect.BAKE,
+    Phase.BAKED: Effect.PROMOTE,
+    Phase.PROMOTED: Effect.RETIRE_FORMER,
+    Phase.ROLLING_BACK: Effect.RESTORE,
+    Phase.RESTORED: Effect.DETACH,
+    Phase.DETACHED: Effect.RETIRE_CANARY,
+    Phase.RETIRED: Effect.END,
+}
+
+_DONE = {
+    Effect.CLAIM: Phase.CLAIMED,
+    Effect.DEPLOY: Phase.DEPLOYED,
+    Effect.WAIT_READY: Phase.READY,
+    Effect.ATTACH: Phase.ATTACHED,
+    Effect.SHIFT: Phase.SHIFTED,
+    Effect.APPROVE: Phase.APPROVED,
+    Effect.FILL: Phase.FULL,
+    Effect.BAKE: Phase.BAKED,
+    Effect.PROMOTE: Phase.PROMOTED,
+    Effect.RETIRE_FORMER: Phase.RETIRED,
+    Effect.RESTORE: Phase.RESTORED,
+    Effect.DETACH: Phase.DETACHED,
+    Effect.RETIRE_CANARY: Phase.RETIRED,
+    Effect.END: Phase.ENDED,
+}
+
+_TOO_LATE_TO_ABORT = frozenset(
+    {Phase.PROMOTED, Phase.ROLLING_BACK, Phase.RESTORED, Phase.DETACHED, Phase.RETIRED, Phase.ENDED}
+)
+
+
+def next_effect(record: RolloutRecord) -> Effect | None:
+    """What to do next; None when the rollout has ended."""
+    if record.phase is Phase.ENDED:
+        return None
+    effect = _FORWARD[record.phase]
+    if effect is Effect.SHIFT and not record.plan.steps:
+        return Effect.APPROVE
+    return effect
+
+
+def begin(record: RolloutRecord, effect: Effect) -> RolloutRecord:
+    """The record to save before an effect."""
+    return record.model_copy(update={"pending": effect.value})
+
+
+def finish(record: RolloutRecord, effect: Effect, now: datetime) -> RolloutRecord:
+    """The record to save after an effect that has no outcome of its own."""
+    changes: dict[str, object] = {"phase": _DONE[effect], "pending": None}
+    if effect in (Effect.SHIFT, Effect.FILL):
+        changes["step_started_at"] = now
+    if effect is Effect.PROMOTE:
+        changes["outcome"] = "promoted"
+    if effect is Effect.END:
+        changes["ended_at"] = now
+    return record.model_copy(update=changes)
+
+
+def judged(record: RolloutRecord, result: StepResult, now: datetime) -> RolloutRecord:
+    """The record after a step, or a bake, was observed to its end."""
+    baking = record.phase is Phase.FULL
+    record = record.model_copy(update={"steps": (*record.steps, result), "pending": None})
+    if result.decision == "roll_back":
+        return abort(record, result.reason, decided_by=result.decided_by)
+    if baking:
+        return record.model_copy(update={"phase": Phase.BAKED})
+    if record.step + 1 < len(record.plan.steps) and not expired(record, now):
+        return record.model_copy(update={"phase": Phase.ATTACHED, "step": record.step + 1})
+    if result.decision == "promote":
+        changes = {"phase": Phase.JUDGED, "reason": result.reason, "decided_by": result.decided_by}
+        return record.model_copy(update=changes)
+    undecided = f"undecided after {record.plan.deadline_seconds:g} s: {result.reason}"
+    if record.plan.on_undecided == "hold":
+        return record.model_copy(update={"phase": Phase.RETIRED, "outcome": "held", "reason": undecided})
+    return abort(record, undecided, decided_by="deadline")
+
+
+def abort(record: RolloutRecord, reason: str, *, decided_by: str | None = None) -> RolloutRecord:
+    """Turn the rollout back. After the promotion there is no way back but a new rollout: nothing changes then."""
+    if record.phase in _TOO_LATE_TO_ABORT:
+        return record
+    return record.model_copy(
+        update={
+            "phase": Phase.ROLLING_BACK,
+            "pending": None,
+            "outcome": "rolled_back",
+            "reason": reason,
+            "decided_by": decided_by,
+        }
+    )
+
+
+def in_flight(record: RolloutRecord) -> bool:
+    """Whether the rollout has begun and can still be turned back."""
+    return record.phase not in _TOO_LATE_TO_ABORT
+
+
+def expired(record: RolloutRecord, now: datetime) -> bool:
+    """Whether the deadline has passed."""
+    return (now - record.started_at).total_seconds() >= record.plan.deadline_seconds
+
+
+def step_over(record: RolloutRecord, decision: str, now: datetime) -> bool:
+    """Whether the step in progress ends, given what the judge says now.
+
+    A step ends at once on harm; else not before its time. The last one waits for proof, until the deadline.
+    """
+    assert record.step_started_at is not None, "a step is observed after its shift"
+    elapsed = (now - record.step_started_at).total_seconds()
+    if record.phase is Phase.FULL:
+        return decision == "roll_back" or elapsed >= record.plan.bake_seconds
+    if decision == "roll_back" or expired(record, now):
+        return True
+    last = record.step + 1 == len(record.plan.steps)
+    return elapsed >= record.plan.step_seconds and (decision == "promote" or not last)

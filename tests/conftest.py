@@ -1,0 +1,45 @@
+"""Shared parts of the tests. Everything here is real: servers listen on sockets, Prefect runs its own server."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+import stamina
+import uvicorn
+from starlette.types import ASGIApp
+
+
+@pytest.fixture
+def without_waits() -> Iterator[None]:
+    """Retries go on, but without their back-off."""
+    with stamina.set_testing(True, attempts=100, cap=True):
+        yield
+
+
+@asynccontextmanager
+async def serve(app: ASGIApp) -> AsyncIterator[str]:
+    """Serve an ASGI app on a free port of the loopback interface; yields its URL."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
+    running = asyncio.create_task(server.serve())
+    await eventually(lambda: server.started)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        await running
+
+
+async def eventually(
+    condition: Callable[[], object] | Callable[[], Awaitable[object]], seconds: float = 20.0
+) -> object:
+    """Poll until the condition holds and return its value; fail the test when it does not in time."""
+    async with asyncio.timeout(seconds):
+        while True:
+            value = condition()
+            if isinstance(value, Awaitable):
+                value = await value
+            if value:
+                return value
+            await asyncio.sleep(0.02)

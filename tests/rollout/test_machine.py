@@ -1,0 +1,205 @@
+"""The state machine, as a specification: which effects follow one another, and where each outcome leads."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from prefect_modeldeploy.deployments import DeploymentSpec
+from prefect_modeldeploy.rollout import (
+    Actor,
+    CanaryPlan,
+    Effect,
+    Phase,
+    RolloutRecord,
+    StepResult,
+    abort,
+    begin,
+    finish,
+    in_flight,
+    judged,
+    next_effect,
+    step_over,
+)
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+SPEC = DeploymentSpec(name="fraud-2", model="fraud", version="2")
+
+
+def record(**changes: Any) -> RolloutRecord:
+    plan = changes.pop("plan", CanaryPlan(steps=(10, 50), step_seconds=60, deadline_seconds=600))
+    base = RolloutRecord(
+        id="r1",
+        provider="local",
+        model="fraud",
+        endpoint="fraud",
+        who=Actor(name="ada"),
+        plan=plan,
+        spec=SPEC,
+        stable="fraud-1",
+        canary="fraud-2",
+        started_at=T0,
+    )
+    return base.model_copy(update=changes)
+
+
+def result(decision: str) -> StepResult:
+    return StepResult.model_validate(
+        {
+            "step": 0,
+            "weight": 10,
+            "seconds": 60,
+            "canary_requests": 100,
+            "canary_failures": 1,
+            "stable_requests": 900,
+            "stable_failures": 9,
+            "decision": decision,
+            "reason": f"says {decision}",
+            "decided_by": "failures",
+        }
+    )
+
+
+def run(state: RolloutRecord, decisions: list[str], now: datetime = T0) -> tuple[list[str], RolloutRecord]:
+    """Drive the machine to its end, the judge saying `decisions` in turn; returns the effects."""
+    effects: list[str] = []
+    while (effect := next_effect(state)) is not None:
+        effects.append(effect.value)
+        assert len(effects) < 50
+        state = begin(state, effect)
+        if effect is Effect.OBSERVE or (effect is Effect.BAKE and state.plan.bake_seconds):
+            state = judged(state, result(decisions.pop(0)), now)
+        else:
+            state = finish(state, effect, now)
+    return effects, state
+
+
+START = ["claim", "deploy", "wait_ready", "attach"]
+BACK = ["restore", "detach", "retire_canary", "end"]
+PROMOTION = ["approve", "fill", "bake", "promote", "retire_former", "end"]
+
+
+def test_a_good_release_goes_through_all_steps_and_is_promoted() -> None:
+    effects, end = run(record(), ["continue", "promote"])
+    assert effects == [*START, "shift", "observe", "shift", "observe", *PROMOTION]
+    assert (end.outcome, end.decided_by, end.phase) == ("promoted", "failures", Phase.ENDED)
+    assert end.ended_at is not None
+
+
+@pytest.mark.parametrize("before", [[], ["continue"]])
+def test_harm_in_any_step_turns_it_back(before: list[str]) -> None:
+    effects, end = run(record(), [*before, "roll_back"])
+    assert effects == [*START, *["shift", "observe"] * (len(before) + 1), *BACK]
+    assert (end.outcome, end.reason) == ("rolled_back", "says roll_back")
+
+
+def test_proof_in_an_early_step_does_not_skip_the_others() -> None:
+    effects, _ = run(record(), ["promote", "promote"])
+    assert effects.count("shift") == 2
+
+
+def test_a_promotion_without_steps_goes_straight_to_full_traffic() -> None:
+    effects, end = run(record(plan=CanaryPlan(steps=())), [])
+    assert effects == [*START, *PROMOTION]
+    assert end.outcome == "promoted"
+
+
+def test_harm_during_the_bake_still_turns_it_back() -> None:
+    plan = CanaryPlan(steps=(), bake_seconds=60)
+    effects, end = run(record(plan=plan), ["roll_back"])
+    assert effects == [*START, "approve", "fill", "bake", *BACK]
+    assert end.outcome == "rolled_back"
+
+
+def test_a_quiet_bake_needs_no_proof() -> None:
+    _, end = run(record(plan=CanaryPlan(steps=(), bake_seconds=60)), ["continue"])
+    assert end.outcome == "promoted"
+
+
+@pytest.mark.parametrize(("policy", "outcome"), [("roll_back", "rolled_back"), ("hold", "held")])
+def test_undecided_at_the_deadline_ends_as_planned(policy: str, outcome: str) -> None:
+    plan = CanaryPlan(steps=(10,), step_seconds=60, deadline_seconds=600, on_undecided=policy)  # type: ignore[arg-type]
+    effects, end = run(record(plan=plan), ["continue"], T0 + timedelta(seconds=600))
+    assert end.outcome == outcome
+    assert "undecided after 600 s" in end.reason
+    assert ("restore" in effects) is (policy == "roll_back")
+
+
+def test_the_deadline_passing_in_an_early_step_is_not_a_promotion() -> None:
+    _, end = run(record(), ["continue"], T0 + timedelta(seconds=601))
+    assert end.outcome == "rolled_back"
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_abort_wins_before_the_promotion_and_changes_nothing_after_it(phase: Phase) -> None:
+    state = record(phase=phase)
+    aborted = abort(state, "red button")
+    if in_flight(state):
+        assert (aborted.phase, aborted.outcome, aborted.reason) == (Phase.ROLLING_BACK, "rolled_back", "red button")
+    else:
+        assert aborted is state
+    late = {Phase.PROMOTED, Phase.ROLLING_BACK, Phase.RESTORED, Phase.DETACHED, Phase.RETIRED, Phase.ENDED}
+    assert in_flight(state) is (phase not in late)
+
+
+@pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.ENDED])
+def test_every_phase_leads_to_the_end(phase: Phase) -> None:
+    _, end = run(record(phase=phase), ["promote"] * 3)
+    assert end.phase is Phase.ENDED
+
+
+def test_stable_keeps_all_requests_until_the_first_shift_and_gets_them_back() -> None:
+    state, weights = record(), []
+    while (effect := next_effect(state)) is not None:
+        weights.append(state.weight)
+        state = judged(state, result("roll_back"), T0) if effect is Effect.OBSERVE else finish(state, effect, T0)
+    assert weights == [0, 0, 0, 0, 0, 10, 0, 0, 0, 0]
+    assert state.weight == 0
+
+
+@pytest.mark.parametrize(
+    ("decision", "step", "elapsed", "over"),
+    [
+        ("roll_back", 0, 1, True),
+        ("continue", 0, 59, False),
+        ("continue", 0, 60, True),
+        ("promote", 0, 59, False),
+        ("promote", 1, 59, False),
+        ("promote", 1, 60, True),
+        ("continue", 1, 300, False),
+        ("continue", 1, 600, True),
+    ],
+)
+def test_when_a_step_ends(decision: str, step: int, elapsed: int, over: bool) -> None:
+    state = record(phase=Phase.SHIFTED, step=step, step_started_at=T0)
+    assert step_over(state, decision, T0 + timedelta(seconds=elapsed)) is over
+
+
+def test_the_record_survives_being_saved_and_is_small() -> None:
+    state = record(why="x" * 200, judge_state={"evidence": "y" * 2000}, phase=Phase.SHIFTED, step=1, step_started_at=T0)
+    saved = state.saved()
+    assert RolloutRecord.model_validate_json(saved) == state
+    assert len(saved) < 5000
+
+
+def test_a_record_of_a_newer_version_is_still_read() -> None:
+    saved = record().model_dump(mode="json") | {"field_of_the_future": 1}
+    assert RolloutRecord.model_validate(saved) == record()
+
+
+@pytest.mark.parametrize(
+    ("plan", "field"),
+    [
+        ({"steps": [50, 10]}, "steps"),
+        ({"steps": [0]}, "steps"),
+        ({"steps": [101]}, "steps"),
+        ({"steps": [0.001]}, "steps"),
+        ({"steps": [1, 2], "step_seconds": 60, "deadline_seconds": 100}, "deadline_seconds"),
+        ({"hold_back": 60}, "hold_back"),
+        ({"step": [1]}, "step"),
+    ],
+)
+def test_a_plan_that_cannot_work_is_refused_by_the_name_of_the_field(plan: dict[str, Any], field: str) -> None:
+    with pytest.raises(ValidationError, match=field):
+        CanaryPlan.model_validate(plan)
