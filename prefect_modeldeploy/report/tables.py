@@ -1,0 +1,143 @@
+"""Rows for tables: of deployments and of a rollout's steps, for Prefect's table artifacts and for the report."""
+
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from prefect_modeldeploy.deployments import Deployment
+from prefect_modeldeploy.report import words
+from prefect_modeldeploy.rollout.record import RolloutRecord, StepResult
+
+Row = dict[str, str]
+
+_VERDICT = {"promote": "promote", "roll_back": "roll back", "continue": "go on"}
+
+
+def deployments_table(deployments: Iterable[Deployment]) -> list[Row]:
+    """One row a deployment, in the order given. Credentials and queries in URLs are left out."""
+    return [
+        {
+            "Name": words.plain(deployment.name),
+            "Model": words.plain(deployment.model_id),
+            "Version": words.plain(deployment.version or ""),
+            "Environment": words.plain(deployment.environment or ""),
+            "Status": _status(deployment),
+            "Replicas": _replicas(deployment),
+            "Provider": words.plain(deployment.provider),
+            "Id": words.plain(deployment.id),
+            "Endpoint": _address(deployment.endpoint_url),
+            "Updated": words.when(deployment.updated_at or deployment.created_at),
+            "Reason": words.plain(deployment.reason or "", 300),
+        }
+        for deployment in deployments
+    ]
+
+
+def steps_table(record: RolloutRecord) -> list[Row]:
+    """One row for each look at the evidence: what both arms experienced, the evidence, the verdict and why."""
+    return [
+        {
+            "Step": "bake" if step.step < 0 else f"{step.step + 1} of {max(len(record.plan.steps), step.step + 1)}",
+            "Canary share": words.share(step.weight),
+            "Lasted": words.duration(step.seconds),
+            "Canary failed": words.failed(step.canary_failures, step.canary_requests),
+            "Stable failed": words.failed(step.stable_failures, step.stable_requests),
+            "Harm": _evidence(words.harm(step)),
+            "Safety": _evidence(words.safe(step)),
+            "Verdict": _VERDICT[step.decision] + (f" ({words.metric(step.decided_by)})" if step.decided_by else ""),
+            "Why": words.plain(step.reason, 300),
+        }
+        for step in record.steps
+    ]
+
+
+def evidence_table(record: RolloutRecord) -> list[Row]:
+    """One row a metric, with its evidence at the end of every step: harm / safety."""
+    names = sorted({name for step in record.steps for name in (*step.harm, *step.safe)})
+    return [
+        {"Metric": words.metric(name)} | {_column(record, i): _pair(s, name) for i, s in enumerate(record.steps)}
+        for name in names
+    ]
+
+
+def facts_table(record: RolloutRecord) -> list[Row]:
+    """Who, when, why, what, and compared with what."""
+    before = words.stable(record)
+    facts = {
+        "Model": f"{words.plain(record.model)} ({words.plain(record.provider)}, {words.plain(record.environment)})",
+        "Endpoint": words.plain(record.endpoint),
+        "New": _named(words.canary(record), record.canary),
+        "Compared with": _named(before, record.stable or "") if before else "nothing: no version served before",
+        "Started by": words.plain(record.who.name) + (" (by their own account)" if record.who.declared else ""),
+        "Why": words.plain(record.why) or "no reason was given",
+        "Started": words.when(record.started_at),
+        "Ended": words.when(record.ended_at) or "not yet",
+        "Took": words.duration(record.seconds),
+        "Decided by": words.metric(record.decided_by) if record.decided_by else "",
+        "Rollout": words.plain(record.id),
+    }
+    return [{"Fact": name, "Value": value} for name, value in facts.items() if value]
+
+
+def plan_table(record: RolloutRecord) -> list[Row]:
+    """What was decided before the start. Only what applies: a promotion without steps has no judge."""
+    plan, judge = record.plan, record.plan.judge
+    after = {"keep": "keep it", "scale_to_zero": "scale it to zero", "delete": "delete it"}
+    rows = {
+        "Steps": ", ".join(words.share(step) for step in plan.steps),
+        "Each step lasts at least": words.duration(plan.step_seconds),
+        "Undecided": f"{plan.on_undecided.replace('_', ' ')} after {words.duration(plan.deadline_seconds)}",
+        "Not judged after the first request": words.duration(plan.warm_up_seconds),
+        "Roll back at evidence of harm": f"{1 / judge.alpha:.4g} (a false alarm in at most {100 * judge.alpha:.4g} %)",
+        "Promote at evidence of safety": f"{1 / judge.beta:.4g} (wrong in at most {100 * judge.beta:.4g} %)",
+        "Tolerated": f"{100 * judge.margin:.4g} percentage points more failures"
+        + (f", {100 * (judge.latency_tolerance - 1):.4g} % more latency" if judge.latency else ""),
+        "Requests before a promotion": f"at least {judge.min_requests:,}" if judge.min_requests else "",
+        "If the canary fails": after[plan.failed_canary],
+    }
+    ends = {
+        "Watched after the promotion": words.duration(plan.bake_seconds) if plan.bake_seconds else "",
+        "The former version": after[plan.former],
+    }
+    chosen = rows | ends if record.kind == "canary" and plan.steps else ends
+    return [{"Plan": name, "Value": value} for name, value in chosen.items() if value]
+
+
+def _status(deployment: Deployment) -> str:
+    word = words.plain(deployment.provider_status, 60)
+    differs = word and word.casefold().replace(" ", "_") != deployment.status.value.casefold()
+    return deployment.status.value + (f" ({word})" if differs else "")
+
+
+def _replicas(deployment: Deployment) -> str:
+    replicas = deployment.replicas
+    return f"{replicas.ready} of {replicas.running if replicas.desired is None else replicas.desired} ready"
+
+
+def _address(url: str | None) -> str:
+    if not url:
+        return ""
+    try:
+        parts = urlsplit(words.plain(url))
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+    except ValueError:  # not an address (an unclosed bracket, say): nothing to link to, and it may hold anything
+        return "not a valid address"
+
+
+def _named(version: str, deployment: str) -> str:
+    name = words.plain(deployment)
+    return version if version.endswith(name) else f"{version} ({name})"
+
+
+def _evidence(value: float | None) -> str:
+    return "none" if value is None else words.evidence(value)
+
+
+def _column(record: RolloutRecord, index: int) -> str:
+    step = record.steps[index]
+    name = "Bake" if step.step < 0 else f"Step {step.step + 1}"
+    again = sum(earlier.step == step.step for earlier in record.steps[:index])
+    return f"{name}, look {again + 1}" if again else name
+
+
+def _pair(step: StepResult, name: str) -> str:
+    return f"{_evidence(step.harm.get(name))} / {_evidence(step.safe.get(name))}"

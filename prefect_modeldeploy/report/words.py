@@ -1,0 +1,131 @@
+"""How the report puts things: the headline, durations, shares, evidence; and other people's text on one line."""
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from prefect_modeldeploy.rollout.record import RolloutRecord, StepResult
+
+LONGEST = 1_000
+"""Characters of a text by somebody else that a report shows."""
+
+
+def plain(text: str, limit: int = LONGEST) -> str:
+    """One line of printable text: line breaks, control characters and bidirectional tricks become spaces."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+
+
+def duration(seconds: float | None) -> str:
+    """`12 s`, `1 min 40 s`, `2 h 5 min`, `3 d 4 h`; an empty string for None."""
+    if seconds is None:
+        return ""
+    if seconds < 9.95:
+        return f"{max(seconds, 0.0):.1f} s".replace(".0 s", " s")
+    whole = round(seconds)
+    for unit, size, below, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            rest = whole % size // part
+            return f"{whole // size} {unit}" + (f" {rest} {below}" if rest else "")
+    return f"{whole} s"
+
+
+def when(moment: datetime | None) -> str:
+    """A moment in UTC, to the second; a moment without a zone is taken as UTC."""
+    if moment is None:
+        return ""
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return f"{aware.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def share(percent: float) -> str:
+    """A weight in percent, in steps of 0.01."""
+    return f"{percent:.2f}".rstrip("0").rstrip(".") + " %"
+
+
+def failed(failures: int, requests: int) -> str:
+    """`12 of 340 (3.5 %)`; says so when nothing was asked."""
+    if not requests:
+        return "no requests"
+    rate = 100 * failures / requests
+    digits = 0 if rate in (0.0, 100.0) else 2 if rate < 1 else 1
+    return f"{failures:,} of {requests:,} ({rate:.{digits}f} %)"
+
+
+def evidence(value: float) -> str:
+    """An e-value for people: 1 says nothing, 20 says that chance would do this once in 20 times."""
+    if math.isnan(value):
+        return "unknown"
+    if value >= 1e6:
+        return "over a million"
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if value >= 0.01 else "under 0.01"
+
+
+def metric(name: str) -> str:
+    """A metric's name for people: `latency_p99` is `latency p99`."""
+    return plain(name.replace("_", " "), 32) or "unnamed"
+
+
+def harm(step: StepResult) -> float | None:
+    """The evidence that decides a roll-back: the average over the metrics. None without any."""
+    return sum(step.harm.values()) / len(step.harm) if step.harm else None
+
+
+def safe(step: StepResult) -> float | None:
+    """The evidence that decides a promotion: the weakest of the metrics, as all must agree. None without any."""
+    return min(step.safe.values(), default=None)
+
+
+def canary(record: RolloutRecord) -> str:
+    """What the rollout is about: `version 3`, or the deployment where the version has no name."""
+    return _version(record.canary_version, record.canary)
+
+
+def stable(record: RolloutRecord) -> str | None:
+    """What served before; None if nothing did."""
+    return _version(record.stable_version, record.stable) if record.stable else None
+
+
+def _version(version: str | None, deployment: str) -> str:
+    return f"version {plain(version, 80)}" if version else f"deployment {plain(deployment, 80)}"
+
+
+def headline(record: RolloutRecord) -> str:
+    """One sentence that says how it ended, when, and why."""
+    if record.outcome == "promoted":
+        went = "is back in production" if record.kind == "roll_back" else "was promoted"
+    elif record.outcome == "rolled_back":
+        went = "did not come back" if record.kind == "roll_back" else "was rolled back"
+    elif record.outcome == "held":
+        went = f"is held at {share(weight(record))}, undecided"
+    else:
+        went = f"is on its way ({record.phase.value.lower().replace('_', ' ')})"
+    subject = canary(record)
+    after = f" after {duration(record.seconds)}" if record.outcome and record.seconds is not None else ""
+    reason = plain(record.reason, 300)
+    return f"{subject[0].upper()}{subject[1:]} {went}{after}" + (f": {reason}" if reason else "")
+
+
+def weight(record: RolloutRecord) -> float:
+    """Percent of the requests that the canary was given last."""
+    if record.steps:
+        return record.steps[-1].weight
+    return record.plan.steps[record.step] if record.step < len(record.plan.steps) else 0.0
+
+
+def thresholds(record: RolloutRecord) -> Mapping[str, float]:
+    """Evidence from which on a canary is rolled back (`harm`) or promoted (`safe`)."""
+    return {"harm": 1 / record.plan.judge.alpha, "safe": 1 / record.plan.judge.beta}
+
+
+def latency(seconds: float) -> str:
+    """`350 µs`, `12.5 ms`, `1.2 s`."""
+    if not seconds:
+        return "0"
+    if seconds < 0.001:
+        return f"{seconds * 1e6:.3g} µs"
+    if seconds < 0.9995:
+        return f"{seconds * 1e3:.3g} ms"
+    return f"{seconds:.3g} s" if seconds < 99.5 else f"{seconds:,.0f} s"
