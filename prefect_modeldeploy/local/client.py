@@ -1,0 +1,230 @@
+"""The control API from the other side: one method per route, our vocabulary in and out. No Prefect here."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import SecretStr
+
+from prefect_modeldeploy.deployments import Autoscaling, Deployment, DeploymentSpec, DeploymentUpdate
+from prefect_modeldeploy.errors import Conflict, InvalidInput, NotFound, Problem, ProviderError, StaleEpoch
+from prefect_modeldeploy.traffic.endpoint import Endpoint
+from prefect_modeldeploy.transport import RetryPolicy, SecretHeader, Transport, read_problem
+
+S = TypeVar("S", DeploymentSpec, DeploymentUpdate)
+
+_PATH_OPTIONS = ("python", "working_directory")
+
+
+class NodeClient:
+    """Speaks to one node. Use as an async context manager.
+
+    Args:
+        control_url: The node's control API; https unless it is on loopback.
+        token: Its bearer token.
+        policy: How long to retry.
+
+    Raises:
+        AuthenticationFailed, NotFound, Conflict, ProviderUnavailable: `provider` is "local".
+        StaleEpoch: A newer rollout owns the endpoint.
+        InvalidInput: The node refused a value; the message names the field.
+    """
+
+    def __init__(self, control_url: str, token: SecretStr, *, policy: RetryPolicy | None = None) -> None:
+        self._transport = Transport(
+            "local",
+            control_url,
+            auth=SecretHeader(token, scheme="Bearer"),
+            secrets=[token],
+            policy=policy,
+            read_error=_read_error,
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._transport.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._transport.__aexit__(kind, error, traceback)
+
+    # --- the node --------------------------------------------------------------------------------------------------
+
+    async def status(self) -> dict[str, Any]:
+        """The node: pid, home, gateway_url, gateway_healthy, counts."""
+        answer: dict[str, Any] = await self._call("GET", "/v1/status")
+        return answer
+
+    # --- deployments -----------------------------------------------------------------------------------------------
+
+    async def list_deployments(self, *, model: str | None = None) -> list[Deployment]:
+        """All deployments, or those of one model, by name."""
+        answer = await self._call("GET", "/v1/deployments")
+        found = [Deployment.model_validate(item) for item in answer["deployments"]]
+        return [deployment for deployment in found if model is None or deployment.model_id == model]
+
+    async def get_deployment(self, deployment_id: str) -> Deployment:
+        """One deployment. Raises NotFound."""
+        return await self._deployment("GET", deployment_id)
+
+    async def create_deployment(self, spec: DeploymentSpec) -> Deployment:
+        """Create a deployment, or return the one of the same name and spec. Raises Conflict if the spec differs.
+
+        Relative paths in the spec are meant from the current directory of this process. Sending the same spec twice is
+        the same as once, so a lost answer is simply asked for again.
+        """
+        body = with_absolute_paths(spec).model_dump(mode="json")
+        return Deployment.model_validate(await self._call("POST", "/v1/deployments", json=body, idempotent=True))
+
+    async def update_deployment(self, deployment_id: str, update: DeploymentUpdate) -> Deployment:
+        """Change a deployment in place; it serves on while new replicas start."""
+        body = with_absolute_paths(update).model_dump(mode="json", exclude_none=True)
+        return await self._deployment("PATCH", deployment_id, json=body, idempotent=True)
+
+    async def delete_deployment(self, deployment_id: str) -> None:
+        """Drain, stop and forget it; one that is gone is no error. Raises Conflict while an endpoint routes to it."""
+        try:
+            await self._deployment("DELETE", deployment_id)
+        except NotFound:
+            return
+
+    async def scale_deployment(
+        self, deployment_id: str, *, replicas: int | None = None, autoscaling: Autoscaling | None = None
+    ) -> Deployment:
+        """Give the number of replicas (0: none until the next request), or the autoscaling fields that change."""
+        body = {"replicas": replicas} if replicas is not None else {}
+        if autoscaling is not None:
+            body["autoscaling"] = autoscaling.model_dump(mode="json", exclude_none=True)  # type: ignore[assignment]
+        return await self._deployment("POST", deployment_id, "/scale", json=body, idempotent=True)
+
+    async def stop_deployment(self, deployment_id: str) -> Deployment:
+        """Take it out of service; nothing but `start_deployment` brings it back."""
+        return await self._deployment("POST", deployment_id, "/stop", idempotent=True)
+
+    async def start_deployment(self, deployment_id: str) -> Deployment:
+        """Bring a stopped or failed deployment back."""
+        return await self._deployment("POST", deployment_id, "/start", idempotent=True)
+
+    async def wake_deployment(self, deployment_id: str) -> Deployment:
+        """Start the replicas of one that is at zero, without waiting. Raises Conflict if it is STOPPED or FAILED."""
+        return await self._deployment("POST", deployment_id, "/wake", idempotent=True)
+
+    async def logs(self, deployment_id: str, *, tail: int = 100) -> list[str]:
+        """The last lines of its replicas' logs, oldest first, each replica under a line with its name."""
+        answer = await self._call("GET", f"/v1/deployments/{_quoted(deployment_id)}/logs", params={"tail": tail})
+        return [str(line) for line in answer["lines"]]
+
+    async def idle_seconds(self, deployment_id: str) -> float | None:
+        """Seconds since a request to it ended; 0 while one is in flight; None if there was none yet."""
+        answer = await self._call("GET", f"/v1/deployments/{_quoted(deployment_id)}/activity")
+        return None if answer["idle_seconds"] is None else float(answer["idle_seconds"])
+
+    # --- endpoints -------------------------------------------------------------------------------------------------
+
+    async def list_endpoints(self) -> list[Endpoint]:
+        """All endpoints, by name."""
+        answer = await self._call("GET", "/v1/endpoints")
+        return [Endpoint.model_validate(item) for item in answer["endpoints"]]
+
+    async def get_endpoint(self, name: str) -> Endpoint:
+        """One endpoint. Raises NotFound."""
+        return Endpoint.model_validate(await self._call("GET", f"/v1/endpoints/{_quoted(name)}"))
+
+    async def put_endpoint(self, endpoint: Endpoint, *, expected_epoch: int | None = None) -> Endpoint:
+        """Create an endpoint, or replace its arms; the node keeps its epoch, whatever `endpoint.epoch` says."""
+        body = {
+            "arms": [arm.model_dump(mode="json") for arm in endpoint.arms],
+            "sticky_header": endpoint.sticky_header,
+            "expected_epoch": expected_epoch,
+        }
+        return Endpoint.model_validate(await self._call("PUT", f"/v1/endpoints/{_quoted(endpoint.name)}", json=body))
+
+    async def delete_endpoint(self, name: str) -> None:
+        """Delete an endpoint; one that is gone is no error."""
+        try:
+            await self._call("DELETE", f"/v1/endpoints/{_quoted(name)}")
+        except NotFound:
+            return
+
+    async def set_weights(
+        self, name: str, weights: Mapping[str, float], *, expected_epoch: int | None = None
+    ) -> Endpoint:
+        """Move the shares, in percent by arm; arms that are not named get 0. In force when this returns."""
+        body = {"weights": dict(weights), "expected_epoch": expected_epoch}
+        return Endpoint.model_validate(await self._call("PUT", f"/v1/endpoints/{_quoted(name)}/weights", json=body))
+
+    async def claim_endpoint(self, name: str) -> int:
+        """Take an endpoint over: writers with an older epoch are refused. Returns the new epoch."""
+        return int((await self._call("POST", f"/v1/endpoints/{_quoted(name)}/epoch", idempotent=True))["epoch"])
+
+    async def audit(self, name: str, *, after: int = 0) -> list[dict[str, Any]]:
+        """Entries (id, at, who, event) after the one with that id, oldest first, at most 1,000."""
+        answer = await self._call("GET", f"/v1/endpoints/{_quoted(name)}/audit", params={"after": after})
+        return list(answer["entries"])
+
+    async def append_audit(self, name: str, who: str, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Add an entry to an endpoint's history."""
+        body = {"who": who, "event": dict(event)}
+        entry: dict[str, Any] = await self._call("POST", f"/v1/endpoints/{_quoted(name)}/audit", json=body)
+        return entry
+
+    # --- plumbing --------------------------------------------------------------------------------------------------
+
+    async def _deployment(self, method: str, deployment_id: str, path: str = "", **options: Any) -> Deployment:
+        answer = await self._call(method, f"/v1/deployments/{_quoted(deployment_id)}{path}", **options)
+        return Deployment.model_validate(answer)
+
+    async def _call(self, method: str, path: str, **options: Any) -> Any:
+        try:
+            return await self._transport.call(method, path, **options)
+        except Conflict as error:
+            if error.problem.code == "stale_epoch":
+                raise StaleEpoch(error.problem.message) from error
+            raise
+        except ProviderError as error:
+            if error.problem.code == "invalid":
+                raise _as_invalid_input(error.problem) from error
+            raise
+
+
+def with_absolute_paths(spec: S) -> S:
+    """The same spec with its paths as seen from here: the node has another current directory."""
+    changes: dict[str, Any] = {}
+    if spec.source and spec.source.endswith(".joblib"):
+        changes["source"] = _absolute(spec.source)
+    if spec.options:
+        options = dict(spec.options)
+        for name in _PATH_OPTIONS:
+            if isinstance(options.get(name), str):
+                options[name] = _absolute(options[name])
+        if isinstance(options.get("python_path"), list | tuple):
+            options["python_path"] = [_absolute(str(path)) for path in options["python_path"]]
+        changes["options"] = options
+    return spec.model_copy(update=changes)
+
+
+def _absolute(path: str) -> str:
+    """Not resolved: the interpreter of a virtual environment is a link that must stay one."""
+    return os.path.abspath(Path(path).expanduser())  # noqa: PTH100
+
+
+def _quoted(name: str) -> str:
+    return quote(name, safe="")
+
+
+def _read_error(response: httpx.Response) -> Problem:
+    problem = read_problem(response)
+    if problem.code != "invalid":
+        return problem
+    return replace(problem, parameters=response.json()["error"])
+
+
+def _as_invalid_input(problem: Problem) -> InvalidInput:
+    fields = problem.parameters or {}
+    return InvalidInput(fields.get("field", "body"), fields.get("value"), fields.get("hint", problem.message))

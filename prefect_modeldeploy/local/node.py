@@ -1,0 +1,109 @@
+"""The node process: `python -m prefect_modeldeploy.local.node --home DIR`, in the foreground until SIGTERM.
+
+SIGTERM or Ctrl-C stops the proxy and all replicas; what is wanted is kept and comes back at the next start. When the
+process is killed, the proxy and the replicas go on serving, and the next node adopts them.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+
+import uvicorn
+
+from prefect_modeldeploy.errors import ModelDeployError, NodeError
+from prefect_modeldeploy.local.api import make_app
+from prefect_modeldeploy.local.home import Home, NodeInfo
+from prefect_modeldeploy.local.service import Node
+
+_CONTROL_PORT = "control_port"
+
+_log = logging.getLogger("prefect_modeldeploy.local")
+
+
+def listen(port: int, remembered: int) -> socket.socket:
+    """A listening socket on loopback. Port 0: the one that the last node had, else any free one.
+
+    Raises:
+        NodeError: that port is taken.
+    """
+    candidates = [port] if port else [remembered, 0]
+    for candidate in candidates:
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", candidate))
+            listener.listen(128)
+        except OSError as error:
+            listener.close()
+            if candidate == port:
+                raise NodeError(f"port={port}: cannot listen on it ({error}); choose another with --port") from error
+        else:
+            return listener
+    raise AssertionError("unreachable: the last candidate returns or raises")
+
+
+async def run(home: Home, port: int = 0, gateway_port: int = 0) -> None:
+    """Run a node until SIGTERM or SIGINT.
+
+    Raises:
+        NodeError: another node has this home, or the port is taken.
+        GatewayError: the proxy cannot be started.
+    """
+    with home.locked():
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        node = Node(home, gateway_port)
+        with listen(port, int(node.store.get(_CONTROL_PORT) or 0)) as listener:
+            actual = listener.getsockname()[1]
+            node.store.put(_CONTROL_PORT, str(actual))
+            try:
+                await node.start()
+                await _serve(node, home, listener, actual, stop)
+            finally:
+                home.forget_node()
+                await node.stop()
+
+
+async def _serve(node: Node, home: Home, listener: socket.socket, port: int, stop: asyncio.Event) -> None:
+    config = uvicorn.Config(
+        make_app(node, home.token()), log_level="warning", access_log=False, lifespan="off", ws="none",
+        timeout_graceful_shutdown=5,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    home.write_node(NodeInfo(os.getpid(), f"http://127.0.0.1:{port}", node.traffic.url))
+    _log.info(
+        "node %d of %s: control http://127.0.0.1:%d, gateway %s", os.getpid(), home.directory, port, node.traffic.url
+    )
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+    server.should_exit = True
+    stopping.cancel()
+    await serving
+
+
+def main() -> None:
+    """Parse the command line and run; a failure to start is one line on standard error and exit code 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m prefect_modeldeploy.local.node", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--home", help="directory of the node (MODELDEPLOY_HOME, else ~/.modeldeploy)")
+    parser.add_argument("--port", type=int, default=0, help="of the control API; 0: any")
+    parser.add_argument("--gateway-port", type=int, default=0, help="of the gateway; 0: any")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        asyncio.run(run(Home(arguments.home), arguments.port, arguments.gateway_port))
+    except ModelDeployError as error:
+        sys.exit(f"modeldeploy node: {error}")
+    except OSError as error:
+        sys.exit(f"modeldeploy node: {NodeError(str(error))}")
+
+
+if __name__ == "__main__":
+    main()
