@@ -1,5 +1,6 @@
 """The desired state of the data plane: endpoints, their arms, and the upstreams behind them."""
 
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Self
@@ -7,6 +8,9 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from prefect_modeldeploy.deployments import Name
+
+_HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_HEADER_VALUE = re.compile(r"[\x20-\x7e]+")
 
 WHOLE = 10_000
 """All the requests of an endpoint, in the steps of 0.01 % that weights are made of."""
@@ -20,7 +24,7 @@ class Server(_Model):
     """One address that answers requests: a replica, or a vendor's host."""
 
     name: Name
-    host: str = "127.0.0.1"
+    host: str = Field("127.0.0.1", pattern=r"^[A-Za-z0-9._:-]+$", description="IP address or host name.")
     port: int = Field(ge=1, le=65535)
 
 
@@ -35,13 +39,36 @@ class Upstream(_Model):
     wakes: bool = False
     tls: bool = False
     tls_verify: bool = True
-    ca_file: str | None = None
-    host_header: str | None = Field(None, description="Host and SNI that the upstream expects.")
-    path_prefix: str = Field("", description="Prepended to the path of every request.")
-    health_path: str | None = Field(None, description="Checked in the background; None: no checks.")
+    ca_file: str | None = Field(None, pattern=r"^[^\x00-\x1f']+$", description="PEM; None: the system's authorities.")
+    host_header: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9._:-]+$", description="Host and SNI that the upstream expects."
+    )
+    path_prefix: str = Field(
+        "", pattern=r"^(/[A-Za-z0-9._~!$&()*+,;=:@%/-]*[^/])?$", description="Prepended to the path of every request."
+    )
+    health_path: str | None = Field(
+        None,
+        pattern=r"^/[A-Za-z0-9._~!$&()*+,;=:@%/?-]*$",
+        description="Checked in the background; None: no checks.",
+    )
+    retry_sent: bool = Field(
+        True,
+        description="Send a request again to another server when one dies before it answered. Switch it off for models "
+        "whose requests have side effects; a request that never reached a server is retried in any case.",
+    )
     headers: Mapping[str, SecretStr] = Field(
         default_factory=dict, description="Added at the proxy, never visible to clients."
     )
+
+    @field_validator("headers")
+    @classmethod
+    def _plain(cls, headers: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:
+        for name, value in headers.items():
+            if not _HEADER_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is not the name of a header")
+            if not _HEADER_VALUE.fullmatch(value.get_secret_value()):
+                raise ValueError(f"the value of {name} must be 1 or more printable ASCII characters")
+        return headers
 
 
 class EndpointArm(_Model):

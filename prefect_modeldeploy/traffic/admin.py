@@ -1,0 +1,134 @@
+"""HAProxy's admin socket: one command, one answer, to the master or through it to any of its workers."""
+
+import asyncio
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect_modeldeploy.errors import GatewayError
+
+SOCKET = "admin.sock"
+_LONGEST_PATH = 100
+"""Bytes; a Unix socket's path may have 104 (macOS) to 108 (Linux), with the final NUL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """The processes of a HAProxy: its master, the worker that accepts, and those that finish their last requests."""
+
+    master: int
+    current: int | None
+    old: tuple[int, ...] = ()
+
+    @property
+    def all(self) -> tuple[int, ...]:
+        """Every worker's process id, the current one first."""
+        return (*((self.current,) if self.current else ()), *self.old)
+
+
+class AdminSocket:
+    """Talks to the master's socket in a gateway's directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    async def ask(self, command: str, *, worker: int | None = None, timeout: float = 15.0) -> str:
+        """Send one command and return the answer.
+
+        Raises:
+            GatewayError: Nobody listens, or no answer came in time. The command is not quoted, it may hold a secret.
+        """
+        if worker is not None:
+            command = f"@!{worker} {command}"
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._exchange(command)
+        except TimeoutError:
+            raise GatewayError(f"HAProxy's admin socket in {self._directory} gave no answer in {timeout:g} s") from None
+        except OSError as error:
+            raise GatewayError(f"HAProxy's admin socket in {self._directory} cannot be reached: {error}") from error
+
+    async def _exchange(self, command: str) -> str:
+        path, descriptor = self._directory / SOCKET, None
+        if len(os.fsencode(path)) > _LONGEST_PATH:
+            path, descriptor = _short(self._directory)
+        try:
+            reader, writer = await asyncio.open_unix_connection(str(path))
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+        try:
+            writer.write(command.encode() + b"\n")
+            writer.write_eof()  # without it the master waits for more
+            return (await reader.read()).decode(errors="replace").strip()
+        finally:
+            writer.close()
+
+    async def do(self, command: str, *, worker: int) -> None:
+        """Send a command that is silent when it worked.
+
+        Raises:
+            GatewayError: With HAProxy's own words.
+        """
+        if answer := await self.ask(command, worker=worker):
+            raise GatewayError(f"HAProxy refused `{' '.join(command.split()[:3])} ...`: {answer}")
+
+    async def workers(self) -> Workers | None:
+        """Which processes run; None when no master listens.
+
+        Raises:
+            GatewayError: Somebody listens, but does not answer as HAProxy does.
+        """
+        try:
+            answer = await self.ask("show proc")
+        except GatewayError as error:
+            if isinstance(error.__cause__, FileNotFoundError | ConnectionRefusedError | ConnectionResetError):
+                return None
+            raise
+        master, current, old, section = None, None, [], ""
+        for line in answer.splitlines():
+            if line.startswith("#"):
+                section = line
+            elif fields := line.split():
+                if fields[1] == "master":
+                    master = int(fields[0])
+                elif section == "# workers":
+                    current = int(fields[0])
+                elif section == "# old workers":
+                    old.append(int(fields[0]))
+        if master is None:
+            raise GatewayError(f"HAProxy's admin socket in {self._directory} answered {answer!r} to `show proc`")
+        return Workers(master, current, tuple(old))
+
+    async def servers(self, worker: int) -> dict[str, dict[str, str]]:
+        """Address (`host:port`) of every server that a worker has, by backend and name."""
+        lines = (await self.ask("show servers state", worker=worker)).splitlines()[1:]
+        found: dict[str, dict[str, str]] = {}
+        for row in csv.DictReader((line.removeprefix("# ") for line in lines if line), delimiter=" "):
+            host, port = row["srv_addr"], row["srv_port"]
+            address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            found.setdefault(row["be_name"], {})[row["srv_name"]] = address
+        return found
+
+    async def backends(self, worker: int) -> set[str]:
+        """Names of the backends that a worker has."""
+        return {line for line in (await self.ask("show backend", worker=worker)).splitlines() if line[:1] != "#"}
+
+    async def statistics(self, worker: int) -> list[dict[str, str]]:
+        """The rows of `show stat`."""
+        text = await self.ask("show stat", worker=worker)
+        return list(csv.DictReader(text.removeprefix("# ").splitlines()))
+
+
+def _short(directory: Path) -> tuple[Path, int]:
+    """A short path to a deep directory, good as long as the returned descriptor is open."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    short = Path(f"/proc/self/fd/{descriptor}")
+    if not short.exists():
+        os.close(descriptor)
+        raise GatewayError(
+            f"directory={str(directory)!r} is too deep for a Unix socket here; "
+            f"choose one whose path has at most {_LONGEST_PATH - len(SOCKET) - 1} bytes"
+        )
+    return short / SOCKET, descriptor

@@ -1,0 +1,328 @@
+"""What HAProxy is told: one configuration file, and two maps that change while it runs.
+
+Routing lives in `routes.map`, one line an endpoint, so that one admin command moves all its weights at once, whatever
+the number of arms, and a request's cost does not grow with the number of endpoints:
+
+    prod stable=9000,canary=1000|X-User|canary=1000=d-2|stable=10000=d-1
+
+that is: the asked split (logged with every request), the sticky header or `-`, then the arms from the last to the first
+with the upper end of their share of 0..9999 and their upstream. A request belongs to the first arm whose end is above
+its number: random, or the hash of its sticky header. The canary, being last, owns the low numbers: as its weight
+grows it only gains clients, so sticky clients never flip back.
+
+Secrets live in `secrets.map` (mode 0600), base64 so that no character needs escaping: they can be renewed without a
+reload, and HAProxy's messages about the configuration cannot quote them.
+"""
+
+import base64
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from prefect_modeldeploy.traffic.dataplane import DataPlane
+from prefect_modeldeploy.traffic.endpoint import WHOLE, Endpoint, Server, Upstream
+
+ROUTES, SECRETS = "routes.map", "secrets.map"
+ACTIVATOR = "ACTIVATOR"
+"""Name of the server that holds requests; names of ours are upper case, names of users never are."""
+
+LOG_FDS = ("MODELDEPLOY_LOG_A", "MODELDEPLOY_LOG_B")
+"""Environment variables that hold the descriptors of the two access logs."""
+
+CHECK = "check inter 1s fastinter 200ms downinter 500ms fall 3 rise 1 observe layer4 error-limit 1 on-error mark-down"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What does not change while a gateway lives."""
+
+    host: str
+    port: int
+    activator: tuple[str, int] | None = None
+    certificate: Path | None = None
+    client_key: SecretStr | None = None
+    answer_timeout: float = 300.0
+    threads: int = 1
+    log: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A desired state in HAProxy's terms.
+
+    Args:
+        config: The whole file.
+        shape: The part of it that only a reload can change.
+        maps: Content of the maps, by file name.
+        servers: Lines of the servers that can be added and removed at run time, by upstream and name.
+    """
+
+    config: str
+    shape: str
+    maps: Mapping[str, Mapping[str, str]]
+    servers: Mapping[str, Mapping[str, str]]
+
+
+def render(
+    state: DataPlane, settings: Settings, *, generation: str, log: int = 0, draining: frozenset[tuple[str, str]]
+) -> Rendered:
+    """Put a desired state into HAProxy's words.
+
+    Args:
+        state: What shall be.
+        settings: Where to listen, who may call.
+        generation: Marks the log lines of the workers that run this file.
+        log: Which of the two access logs to write.
+        draining: (upstream, server) that shall get no new requests.
+    """
+    servers = {
+        upstream.name: {
+            server.name: _server(upstream, server, (upstream.name, server.name) in draining)
+            for server in upstream.servers
+            if _is_dynamic(upstream, server)
+        }
+        for upstream in state.upstreams
+    }
+    head = _global(settings, log) + _defaults(settings) + _frontend(state, settings)
+    shape, config = list(head), [f"global\n  setenv GENERATION {generation}", *head]
+    for upstream in state.upstreams:
+        backend = _backend(upstream, settings, draining)
+        shape += backend
+        config += [*backend, *(f"  server {name} {line}" for name, line in servers[upstream.name].items())]
+    maps = {ROUTES: {e.name: route_of(e) for e in state.endpoints}, SECRETS: _secrets(state, settings)}
+    return Rendered("\n".join(config) + "\n", "\n".join(shape), maps, servers)
+
+
+def split_of(endpoint: Endpoint) -> str:
+    """The asked split as the log carries it: `stable=9000,canary=1000`, in steps of 0.01 %."""
+    return ",".join(f"{arm.name}={_steps(arm.weight)}" for arm in endpoint.arms)
+
+
+def route_of(endpoint: Endpoint) -> str:
+    """The value of an endpoint in `routes.map`."""
+    ends, end = [], 0
+    for arm in reversed(endpoint.arms):
+        end += _steps(arm.weight)
+        ends.append(f"{arm.name}={end}={arm.upstream}")
+    return "|".join([split_of(endpoint), endpoint.sticky_header or "-", *ends])
+
+
+def upstreams_of(route: str) -> set[str]:
+    """Which upstreams a value of `routes.map` sends requests to."""
+    return {arm.rpartition("=")[2] for arm in route.split("|")[2:]}
+
+
+def is_loopback(host: str) -> bool:
+    """True for addresses that only this machine can reach."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _steps(weight: float) -> int:
+    return int(Decimal(str(weight)) * WHOLE / 100)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _is_dynamic(upstream: Upstream, server: Server) -> bool:
+    """HAProxy adds plain servers with numeric addresses while it runs; the rest needs a reload."""
+    try:
+        ipaddress.ip_address(server.host)
+    except ValueError:
+        return False
+    return not upstream.tls
+
+
+def _server(upstream: Upstream, server: Server, draining: bool) -> str:
+    words = [_address(server.host, server.port)]
+    if upstream.health_path:
+        words.append(CHECK)
+    if upstream.tls:
+        words.append("ssl alpn http/1.1")
+        ca_file = f"'{upstream.ca_file}'" if upstream.ca_file else "@system-ca"
+        words.append(f"verify required ca-file {ca_file}" if upstream.tls_verify else "verify none")
+        name = (upstream.host_header or server.host).partition(":")[0]
+        words.append(f"sni str({name}) check-sni {name} verifyhost {name}")
+    if draining:
+        words.append("weight 0")
+    return " ".join(words)
+
+
+def _secrets(state: DataPlane, settings: Settings) -> dict[str, str]:
+    secrets = {
+        f"{upstream.name}:{name}": _base64(value.get_secret_value())
+        for upstream in state.upstreams
+        for name, value in upstream.headers.items()
+    }
+    if settings.client_key:
+        secrets["CLIENT"] = _base64(f"Bearer {settings.client_key.get_secret_value()}")
+    return secrets
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def _global(settings: Settings, log: int) -> list[str]:
+    target = [f'  log fd@"${{{LOG_FDS[log]}}}" len 4096 format raw local0 info'] if settings.log else []
+    return [
+        "  stats socket unix@worker.sock mode 600 level admin expose-fd listeners",
+        f"  nbthread {settings.threads}",
+        "  noreuseport",  # else a second proxy could share the port unnoticed
+        "  hard-stop-after 600s",
+        "  tune.ssl.default-dh-param 2048",
+        *target,
+    ]
+
+
+def _defaults(settings: Settings) -> list[str]:
+    reasons = {
+        400: "the request is not valid HTTP",
+        408: "the request was not complete in time",
+        500: "the gateway has an internal error",
+        502: "the deployment closed the connection or its answer is not valid HTTP",
+        503: "no replica of the deployment can be reached",
+        504: "the deployment did not answer in time",
+    }
+    seconds = f"{max(1, round(settings.answer_timeout))}s"
+    return [
+        "defaults",
+        "  mode http",
+        "  log global",
+        "  option dontlognull",
+        "  option http-no-delay",  # pieces of a stream leave when they come
+        "  option abortonclose",
+        "  option redispatch 1",
+        "  option idle-close-on-response",  # a reload closes no connection that a client may be about to use
+        "  retries 3",
+        "  timeout connect 5s",
+        "  timeout check 5s",
+        f"  timeout client {seconds}",
+        f"  timeout server {seconds}",
+        f"  timeout queue {seconds}",
+        "  timeout tunnel 1h",
+        "  timeout http-request 30s",
+        "  timeout http-keep-alive 60s",
+        *(
+            f'  http-error status {status} content-type application/json string \'{{"error": "{reason}"}}\''
+            + (" hdr Retry-After 1" if status == 503 else "")
+            for status, reason in reasons.items()
+        ),
+    ]
+
+
+def _frontend(state: DataPlane, settings: Settings) -> list[str]:
+    tls = f" ssl crt '{settings.certificate}' alpn h2,http/1.1" if settings.certificate else ""
+    log_format = (
+        '"${GENERATION} %[var(txn.t0)] %[date(0,us)] %[var(txn.endpoint)] %[var(txn.arm)] %[var(txn.split)] '
+        '%b %s %ST %ts %rc %[var(txn.forced)]"'
+    )
+    return [
+        "frontend GATEWAY",
+        f"  bind {_address(settings.host, settings.port)}{tls}",
+        *([f"  log-format {log_format}"] if settings.log else []),
+        "  http-request set-var(txn.t0) date(0,us)",
+        _answer(200, {"status": "ok"}, "{ path /-/health }"),
+        *_client_key(settings),
+        "  http-request del-header Authorization",
+        "  http-request del-header Proxy-Authorization",
+        "  http-request del-header X-Modeldeploy-Upstream",
+        # /-/<upstream>/...: one deployment by itself
+        "  http-request set-var(txn.upstream) path,field(3,/) if { path_beg /-/ }",
+        "  http-request set-path %[path,regsub(^/-/[^/]*/?,/)] if { path_beg /-/ }",
+        # /<endpoint>/...: an arm of an endpoint
+        "  http-request set-var(txn.name) path,field(2,/) if !{ var(txn.upstream) -m found }",
+        "  http-request set-var(txn.route) var(txn.name),map_str(routes.map) if { var(txn.name) -m found }",
+        "  http-request set-var(txn.endpoint) var(txn.name) if { var(txn.route) -m found }",
+        "  http-request set-path %[path,regsub(^/[^/]*/?,/)] if { var(txn.route) -m found }",
+        *_choice(state),
+        "  http-request del-header X-Modeldeploy-Arm",
+        "  http-response set-header X-Modeldeploy-Arm %[var(txn.arm)] if { var(txn.arm) -m found }",
+        "  use_backend %[var(txn.upstream)] if { var(txn.upstream) -m found }",
+        "  default_backend UNKNOWN",
+        "backend UNKNOWN",
+        _answer(404, {"error": "no such endpoint or deployment"}),
+    ]
+
+
+def _client_key(settings: Settings) -> list[str]:
+    if settings.client_key is None:
+        return []
+    return [
+        "  http-request set-var(txn.key) str(CLIENT),map_str(secrets.map),b64dec",
+        "  acl key_given req.fhdr(Authorization) -m found",
+        "  acl key_right req.fhdr(Authorization),secure_memcmp(txn.key) -m bool true",
+        _answer(401, {"error": "a client key is needed"}, "!key_given || !key_right", "hdr WWW-Authenticate Bearer"),
+    ]
+
+
+def _choice(state: DataPlane) -> list[str]:
+    """Rules that choose an arm, for as many arms as the endpoint with the most has."""
+    rules = [
+        "  http-request set-var(txn.split) var(txn.route),field(1,|)",
+        "  http-request set-var(txn.wanted) req.fhdr(X-Modeldeploy-Arm) if { var(txn.route) -m found }",
+        "  http-request set-var(txn.forced) int(1) if { var(txn.wanted) -m found }",
+        f"  http-request set-var(txn.number) rand({WHOLE})",
+    ]
+    for header in sorted({endpoint.sticky_header for endpoint in state.endpoints if endpoint.sticky_header}):
+        rules.append(
+            f"  http-request set-var(txn.number) req.fhdr({header}),xxh32(0),mod({WHOLE}) "
+            f"if {{ req.fhdr({header}) -m found }} {{ var(txn.route),field(2,|) -m str {header} }}"
+        )
+    most = max([2, *(len(endpoint.arms) for endpoint in state.endpoints)])
+    places = [f"var(txn.route),field({place},|)" for place in range(3, 3 + most)]
+    for arm in places:
+        wanted = f"{{ {arm},field(1,=),strcmp(txn.wanted) -m int eq 0 }}"
+        rules.append(f"  http-request set-var(txn.pick) {arm} if {{ var(txn.wanted) -m found }} {wanted}")
+    rules.append(
+        _answer(400, {"error": "no such arm"}, "{ var(txn.wanted) -m found } !{ var(txn.pick) -m found }"),
+    )
+    for arm in places:  # `-m int` matters: a bare number would be compared as text
+        mine = f"{{ {arm},field(2,=),sub(txn.number) -m int gt 0 }}"
+        rules.append(f"  http-request set-var(txn.pick) {arm} if !{{ var(txn.pick) -m found }} {mine}")
+    return [
+        *rules,
+        "  http-request set-var(txn.arm) var(txn.pick),field(1,=)",
+        "  http-request set-var(txn.upstream) var(txn.pick),field(3,=) if { var(txn.pick) -m found }",
+    ]
+
+
+def _backend(upstream: Upstream, settings: Settings, draining: frozenset[tuple[str, str]]) -> list[str]:
+    lines = [f"backend {upstream.name}", "  balance leastconn"]
+    if upstream.retry_sent:
+        lines += ["  http-reuse always", "  retry-on conn-failure empty-response"]
+    else:
+        lines += ["  http-reuse safe", "  retry-on conn-failure"]
+    if upstream.health_path:
+        uri = upstream.path_prefix + upstream.health_path
+        host = f" hdr Host {upstream.host_header}" if upstream.host_header else ""
+        lines += ["  option httpchk", f"  http-check send meth GET uri '{uri}'{host}"]
+    if upstream.path_prefix:
+        lines.append(f"  http-request set-path '{upstream.path_prefix.replace('%', '%%')}%[path]'")
+    if upstream.host_header:
+        lines.append(f"  http-request set-header Host {upstream.host_header}")
+    for name in upstream.headers:
+        value = f"%[str({upstream.name}:{name}),map_str(secrets.map),b64dec]"
+        lines.append(f"  http-request set-header '{name}' {value}")
+    if upstream.wakes and settings.activator:
+        lines.append(f"  http-request set-header X-Modeldeploy-Upstream {upstream.name}")
+        lines.append(f"  server {ACTIVATOR} {_address(*settings.activator)} backup")
+    for server in upstream.servers:
+        if not _is_dynamic(upstream, server):
+            is_draining = (upstream.name, server.name) in draining
+            lines.append(f"  server {server.name} {_server(upstream, server, is_draining)}")
+    return lines
+
+
+def _answer(status: int, body: Mapping[str, str], condition: str = "", extra: str = "") -> str:
+    ((key, text),) = body.items()
+    rule = f'  http-request return status {status} content-type application/json string \'{{"{key}": "{text}"}}\''
+    return " ".join(filter(None, [rule, extra, f"if {condition}" if condition else ""]))

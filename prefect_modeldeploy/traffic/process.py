@@ -1,0 +1,194 @@
+"""The HAProxy process of a gateway's directory: started, found again, reloaded, stopped."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from prefect_modeldeploy.errors import GatewayError
+from prefect_modeldeploy.traffic.access_log import LOG_FILES
+from prefect_modeldeploy.traffic.admin import SOCKET, AdminSocket, Workers
+from prefect_modeldeploy.traffic.binary import find_haproxy
+from prefect_modeldeploy.traffic.haproxy_config import LOG_FDS, ROUTES, SECRETS, Rendered
+
+CONFIG = "haproxy.cfg"
+MESSAGES = "haproxy.log"
+"""What HAProxy itself says: starts, reloads, servers that go up and down."""
+
+_START_SECONDS = 20.0
+
+
+class HaproxyProcess:
+    """A master and its workers, in a session of their own, so that they outlive whoever started them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.admin = AdminSocket(directory)
+        self._child: subprocess.Popen[bytes] | None = None
+
+    async def workers(self) -> Workers | None:
+        """Which processes run; None when HAProxy does not."""
+        if self._child is not None and self._child.poll() is not None:
+            self._child = None  # reaped
+        return await self.admin.workers()
+
+    async def check(self, rendered: Rendered) -> None:
+        """Let HAProxy read a configuration without running it; nothing is changed.
+
+        Raises:
+            GatewayError: It is refused, with HAProxy's own words.
+        """
+        self.prepare()
+        for name, content in rendered.maps.items():  # a map must exist to be read
+            if not (self.directory / name).exists():
+                write(self.directory / name, _lines(content))
+        candidate = self.directory / f"{CONFIG}.new"
+        write(candidate, rendered.config)
+        checker = await asyncio.create_subprocess_exec(
+            find_haproxy(),
+            *("-c", "-q", "-f", candidate.name),
+            cwd=self.directory,
+            env=self._environment((0, 0)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        said, _ = await checker.communicate()
+        candidate.unlink()
+        if checker.returncode:
+            raise GatewayError(f"HAProxy refuses the configuration: {_alerts(said.decode(errors='replace'))}")
+
+    def write(self, rendered: Rendered) -> None:
+        """Put the files in place, so that the next start or reload runs them."""
+        for name, content in rendered.maps.items():
+            write(self.directory / name, _lines(content))
+        write(self.directory / CONFIG, rendered.config)
+
+    def save(self) -> dict[Path, bytes]:
+        """The files in place, for `restore`."""
+        return {
+            path: path.read_bytes() for name in (CONFIG, ROUTES, SECRETS) if (path := self.directory / name).exists()
+        }
+
+    def restore(self, saved: Mapping[Path, bytes]) -> None:
+        """Put saved files back."""
+        for path, content in saved.items():
+            write(path, content.decode())
+
+    async def start(self) -> Workers:
+        """Start HAProxy on the files in place and wait until it accepts.
+
+        Raises:
+            GatewayError: It did not start (e.g. the port is taken), with its own words.
+        """
+        self.prepare()
+        for socket in (SOCKET, "worker.sock"):
+            (self.directory / socket).unlink(missing_ok=True)
+        messages = self.directory / MESSAGES
+        with contextlib.ExitStack() as files:
+            output = files.enter_context(messages.open("ab"))
+            said_before = output.tell()
+            logs = tuple(files.enter_context((self.directory / name).open("ab")).fileno() for name in LOG_FILES)
+            self._child = subprocess.Popen(  # noqa: ASYNC220 it returns at once and outlives the loop
+                [find_haproxy(), "-W", "-f", CONFIG, "-S", f"unix@{SOCKET},mode,600"],
+                cwd=self.directory,
+                env=self._environment(logs),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=logs,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            if self._child.poll() is not None:
+                said = messages.read_bytes()[said_before:].decode(errors="replace")
+                raise GatewayError(f"HAProxy did not start: {_alerts(said)}")
+            workers = await self.admin.workers()
+            if workers is not None and workers.current is not None:
+                return workers
+            await asyncio.sleep(0.01)
+        self._child.kill()
+        raise GatewayError(f"HAProxy did not answer within {_START_SECONDS:g} s; see {messages}")
+
+    async def reload(self, before: Workers) -> Workers:
+        """Make a new worker run the files in place; the old one finishes its requests. No connection is refused.
+
+        Raises:
+            GatewayError: HAProxy refused; the old worker goes on as before.
+        """
+        answer = await self.admin.ask("reload", timeout=_START_SECONDS)
+        if "Success=0" in answer:
+            raise GatewayError(f"HAProxy could not reload: {_alerts(answer)}")
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:  # before 2.7 it does not say when it is done
+            workers = await self.admin.workers()
+            if workers is not None and workers.current not in (None, before.current):
+                return workers
+            await asyncio.sleep(0.01)
+        raise GatewayError(f"HAProxy did not reload within {_START_SECONDS:g} s; see {self.directory / MESSAGES}")
+
+    async def stop(self, grace: float) -> None:
+        """Stop accepting, let requests in flight finish for up to `grace` seconds, then end."""
+        workers = await self.workers()
+        if workers is None:
+            return
+        family = [psutil.Process(pid) for pid in (workers.master, *workers.all) if psutil.pid_exists(pid)]
+        for number, seconds in ((signal.SIGUSR1, grace), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+            targets = family if number == signal.SIGKILL else family[:1]
+            for process in targets:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
+            if await self._gone(family, seconds):
+                return
+        raise GatewayError(f"HAProxy (process {workers.master}) cannot be stopped")
+
+    async def _gone(self, family: list[psutil.Process], seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while True:
+            if self._child is not None and self._child.poll() is not None:
+                self._child = None
+            if not any(map(_lives, family)):
+                return True
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(0.02)
+
+    def prepare(self) -> None:
+        """Make the directory, readable by nobody else."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.chmod(0o700)
+
+    def _environment(self, logs: tuple[int, ...]) -> dict[str, str]:
+        return {**os.environ, **{name: str(fd) for name, fd in zip(LOG_FDS, logs, strict=True)}}
+
+
+def write(path: Path, content: str) -> None:
+    """Replace a file at once; mode 0600."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123
+        file.write(content)
+    temporary.replace(path)
+
+
+def _lines(content: Mapping[str, str]) -> str:
+    return "".join(f"{key} {value}\n" for key, value in content.items())
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _alerts(said: str) -> str:
+    """The lines that matter of what HAProxy said."""
+    lines = said.strip().splitlines()
+    return "\n".join([line for line in lines if "[ALERT]" in line] or lines[-20:]) or "it said nothing"

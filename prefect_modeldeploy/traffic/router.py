@@ -1,0 +1,61 @@
+"""Who gets which share of the requests: the small interface that rollouts use."""
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+from prefect_modeldeploy.measurements import Window
+from prefect_modeldeploy.traffic.endpoint import Endpoint
+
+
+@runtime_checkable
+class TrafficRouter(Protocol):
+    """Moves the traffic of endpoints and tells what their arms experienced.
+
+    The gateway (through the local node), a provider's native traffic, or an HAProxy that the user runs already.
+    """
+
+    async def get_endpoint(self, name: str) -> Endpoint:
+        """The endpoint: its arms, their deployments and weights.
+
+        Raises:
+            NotFound: There is no such endpoint.
+        """
+        ...
+
+    async def put_endpoint(self, endpoint: Endpoint, *, expected_epoch: int | None = None) -> Endpoint:
+        """Create an endpoint, or replace its arms. The router keeps the epoch, whatever `endpoint.epoch` says.
+
+        Raises:
+            StaleEpoch: Another rollout has claimed the endpoint since `expected_epoch`.
+        """
+        ...
+
+    async def set_weights(
+        self, name: str, weights: Mapping[str, float], *, expected_epoch: int | None = None
+    ) -> Endpoint:
+        """Move the shares, in percent by arm; arms that are not named get 0. In force when this returns.
+
+        Raises:
+            NotFound: There is no such endpoint.
+            StaleEpoch: Another rollout has claimed the endpoint since `expected_epoch`.
+        """
+        ...
+
+    async def claim(self, name: str) -> int:
+        """Take an endpoint over: writers with an older epoch are refused from now on. Returns the new epoch.
+
+        Raises:
+            NotFound: There is no such endpoint.
+        """
+        ...
+
+    async def cursor(self, name: str) -> str:
+        """Where the measurements of an endpoint stand now, for `windows`."""
+        ...
+
+    async def windows(self, name: str, *, after: str | None = None) -> tuple[list[Window], str]:
+        """What the arms `canary` and `stable` experienced since a cursor, oldest first, and the next cursor.
+
+        A stretch of time without requests has no window. Reading the same cursor again gives the same windows.
+        """
+        ...
