@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
-from prefect_modeldeploy.measurements import Window
 from prefect_modeldeploy.traffic.endpoint import Endpoint
+from prefect_modeldeploy.traffic.windows import EndpointWindow
 
 
 @runtime_checkable
@@ -53,9 +53,20 @@ class TrafficRouter(Protocol):
         """Where the measurements of an endpoint stand now, for `windows`."""
         ...
 
-    async def windows(self, name: str, *, after: str | None = None) -> tuple[list[Window], str]:
-        """What the arms `canary` and `stable` experienced since a cursor, oldest first, and the next cursor.
+    async def windows(
+        self, name: str, *, after: str | None = None, since: float | None = None
+    ) -> tuple[list[EndpointWindow], str]:
+        """What the arms of an endpoint experienced, oldest first, and the next cursor.
 
         A stretch of time without requests has no window. Reading the same cursor again gives the same windows.
+
+        Args:
+            name: Which endpoint.
+            after: Cursor of a former call, or of `cursor`; None: from the oldest that is kept.
+            since: Only windows that end after this, in seconds since the epoch.
         """
+        ...
+
+    async def url(self, name: str) -> str:
+        """Where clients call the endpoint, without a slash at the end."""
         ...
