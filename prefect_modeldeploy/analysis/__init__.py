@@ -4,6 +4,8 @@
     metrics.py      what is compared          planner.py     how long a step must last
     evalue.py       one block's e-value       portfolio.py   many bets, one e-process
     comparison.py   yes/no outcomes           latency.py     histograms
+    drift.py        predicted numbers         means.py       cost
+    proportion.py   one share, one limit      quantiles.py   whole distributions, single quantiles
     dispersion.py   bursts                    split.py       does the router do what it was asked?
 
 Docs: `docs/how-a-rollout-is-judged.md`.
@@ -12,7 +14,16 @@ Docs: `docs/how-a-rollout-is-judged.md`.
 from prefect_modeldeploy.analysis.dispersion import excess_dispersion
 from prefect_modeldeploy.analysis.evalue import Tally
 from prefect_modeldeploy.analysis.judge import Decision, Judge, Verdict
-from prefect_modeldeploy.analysis.metrics import DEFAULT_METRICS, Failures, Latency, Metric
+from prefect_modeldeploy.analysis.metrics import (
+    DEFAULT_METRICS,
+    Accuracy,
+    Agreement,
+    Cost,
+    Drift,
+    Failures,
+    Latency,
+    Metric,
+)
 from prefect_modeldeploy.analysis.planner import StepPlan, plan_step
 from prefect_modeldeploy.analysis.settings import JudgeSettings
 from prefect_modeldeploy.analysis.tracker import Reading
@@ -20,8 +31,12 @@ from prefect_modeldeploy.measurements import Arm, Histogram, Moments, Quality, W
 
 __all__ = [
     "DEFAULT_METRICS",
+    "Accuracy",
+    "Agreement",
     "Arm",
+    "Cost",
     "Decision",
+    "Drift",
     "Failures",
     "Histogram",
     "Judge",

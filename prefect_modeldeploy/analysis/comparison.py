@@ -94,12 +94,19 @@ class Comparison:
         requests = self._past.requests + self.baseline.requests
         return self._limits.capped((self._past.events + self.baseline.events) / requests if requests else 0.0)
 
+    @property
+    def excess(self) -> float:
+        """Excess dispersion, from the history or, without one, from the baseline so far."""
+        if self._live is None:
+            return self._excess
+        return self._live.excess(self.baseline, self.canary.requests + self.baseline.requests)
+
     def observe(self, canary: Tally, baseline: Tally, seconds: float) -> None:
         """Count one window. Without requests on both arms it says nothing, and changes nothing."""
         if not (canary.requests and baseline.requests):
             return
         guess, (margin, tolerated) = self.rates, self.limits
-        phi = temper(canary.requests, baseline.requests, self._live.excess if self._live else self._excess)
+        phi = temper(canary.requests, baseline.requests, self.excess)
         start = _inside(guess.baseline + tolerated)
         bets = [Rates(_inside(shift_odds(start, ratio)), guess.baseline) for ratio, _ in HARM_BETS]
         harm = [log_harm(canary, baseline, bet, tolerated) / phi for bet in (*bets, guess)]
@@ -109,13 +116,13 @@ class Comparison:
         self.safe.settle([*safe, 0.0], seconds)
         self.canary, self.baseline = _add(self.canary, canary), _add(self.baseline, baseline)
         if self._live:
-            self._live.add(baseline, canary.requests + baseline.requests, seconds)
+            self._live.add(baseline, seconds)
 
     def growth(self, canary: float, baseline: float) -> Growth:
         """Growth of the evidence at so many requests a second on each arm, if the rates are what they look like."""
         if canary <= 0.0 or baseline <= 0.0:
             return Growth(0.0, 0.0)
-        phi = temper(canary, baseline, self._live.excess if self._live else self._excess)
+        phi = temper(canary, baseline, self.excess)
         best = growth(canary, baseline, self.rates, self.limits)
         return Growth(best.harm / phi, best.safe / phi)
 
@@ -124,9 +131,10 @@ class Comparison:
         writer.counts((*self._past, *self.canary, *self.baseline))
         self.harm.write(writer)
         self.safe.write(writer)
-        writer.double(self._excess)
         if self._live:
             self._live.write(writer)
+        else:
+            writer.double(self._excess)
 
     def read(self, reader: Reader) -> None:
         """Take over what `write` saved."""
@@ -134,10 +142,11 @@ class Comparison:
         self._past, self.canary, self.baseline = Tally(*counts[:2]), Tally(*counts[2:4]), Tally(*counts[4:])
         self.harm.read(reader)
         self.safe.read(reader)
-        self._excess = reader.double()
         self._live = None if self._past.requests else LiveDispersion()
         if self._live:
             self._live.read(reader)
+        else:
+            self._excess = reader.double()
 
 
 def growth(n_c: float, n_b: float, rates: Rates, limits: Limits) -> Growth:

@@ -64,43 +64,43 @@ class LiveDispersion:
     It starts at 0, so the first blocks are taken as independent; a history is better.
     """
 
-    __slots__ = ("blocks", "events", "open_events", "open_requests", "open_seconds", "requests", "squares", "total")
+    __slots__ = ("_blocks", "_open", "_open_seconds", "_squares")
 
     def __init__(self) -> None:
-        self.blocks = self.requests = self.events = self.total = 0
-        self.squares = self.open_seconds = 0.0
-        self.open_requests = self.open_events = 0
+        self._blocks = 0
+        self._squares = self._open_seconds = 0.0
+        self._open = Tally(0, 0)
 
-    @property
-    def excess(self) -> float:
-        """Excess dispersion of all the traffic, by what the baseline arm showed in closed blocks."""
-        if self.blocks < 3:
+    def excess(self, baseline: Tally, total: int) -> float:
+        """Excess dispersion of all the traffic, by what the baseline arm showed in closed blocks.
+
+        Args:
+            baseline: Everything that was added so far.
+            total: Requests of both arms in the same windows.
+        """
+        if self._blocks < 3:
             return 0.0
-        events, requests = self.events - self.open_events, self.requests - self.open_requests
-        spread = _pearson(self.squares, events, requests, self.blocks)
-        return max(0.0, spread - 1.0) * self.total / self.requests
+        events, requests = baseline.events - self._open.events, baseline.requests - self._open.requests
+        spread = _pearson(self._squares, events, requests, self._blocks)
+        return max(0.0, spread - 1.0) * total / baseline.requests
 
-    def add(self, baseline: Tally, total: int, seconds: float) -> None:
-        """Count one window of the baseline; `total` is the requests of both arms."""
-        self.open_requests += baseline.requests
-        self.open_events += baseline.events
-        self.open_seconds += seconds
-        self.requests += baseline.requests
-        self.events += baseline.events
-        self.total += total
-        if self.open_seconds >= BLOCK_SECONDS and self.open_requests:
-            self.squares += self.open_events**2 / self.open_requests
-            self.blocks += 1
-            self.open_requests = self.open_events = 0
-            self.open_seconds = 0.0
+    def add(self, window: Tally, seconds: float) -> None:
+        """Count one window of the baseline."""
+        self._open = Tally(self._open.requests + window.requests, self._open.events + window.events)
+        self._open_seconds += seconds
+        if self._open_seconds >= BLOCK_SECONDS and self._open.requests:
+            self._squares += self._open.events**2 / self._open.requests
+            self._blocks += 1
+            self._open, self._open_seconds = Tally(0, 0), 0.0
 
     def write(self, writer: Writer) -> None:
         """Save everything that changes."""
-        writer.counts((self.blocks, self.requests, self.events, self.total, self.open_requests, self.open_events))
-        writer.double(self.squares)
-        writer.double(self.open_seconds)
+        writer.counts((self._blocks, *self._open))
+        writer.double(self._squares)
+        writer.double(self._open_seconds)
 
     def read(self, reader: Reader) -> None:
         """Take over what `write` saved."""
-        self.blocks, self.requests, self.events, self.total, self.open_requests, self.open_events = reader.counts(6)
-        self.squares, self.open_seconds = reader.double(), reader.double()
+        self._blocks, requests, events = reader.counts(3)
+        self._open = Tally(requests, events)
+        self._squares, self._open_seconds = reader.double(), reader.double()

@@ -65,22 +65,25 @@ def project(n_c: float, n_b: float, bet: Rates, difference: float) -> Rates:
             + p * n_b * (1.0 - q_b) / (1.0 - p) ** 2
         )
         step = p - value / slope if slope > 0.0 else -1.0
-        if not low < step < high:
-            step = math.sqrt(low * high) if low > 0.0 else high * 0.01
-        if abs(step - p) <= 1e-14 * p or step < _SMALLEST:
-            p = max(step, _SMALLEST)
+        if low <= step <= high and step > 0.0:
+            moved, p = abs(step - p), step
+            if moved <= 1e-8 * min(p, 1.0 - difference - p):  # Newton doubles the digits: these are all of them
+                break
+        else:
+            p = math.sqrt(low * high) if low > 0.0 else high * 0.01
+        if high < _SMALLEST:
             break
-        p = step
     return Rates(p + difference, p)
 
 
 def log_e_value(canary: Tally, baseline: Tally, bet: Rates, null: Rates) -> float:
     """Log of the likelihood ratio of the block: the bet against its projection on the hypothesis."""
+    (n_c, y_c), (n_b, y_b), (q_c, q_b), (p_c, p_b) = canary, baseline, bet, null
     return (
-        canary.events * math.log(bet.canary / null.canary)
-        + (canary.requests - canary.events) * (math.log1p(-bet.canary) - math.log1p(-null.canary))
-        + baseline.events * math.log(bet.baseline / null.baseline)
-        + (baseline.requests - baseline.events) * (math.log1p(-bet.baseline) - math.log1p(-null.baseline))
+        y_c * math.log(q_c / p_c)
+        + (n_c - y_c) * math.log1p((p_c - q_c) / (1.0 - p_c))
+        + y_b * math.log(q_b / p_b)
+        + (n_b - y_b) * math.log1p((p_b - q_b) / (1.0 - p_b))
     )
 
 
@@ -107,7 +110,7 @@ def relative_entropy(q: float, p: float) -> float:
 def log_sum(logs: list[float]) -> float:
     """log(sum(exp(x))) without overflow."""
     top = max(logs)
-    return top if math.isinf(top) else top + math.log(math.fsum(math.exp(x - top) for x in logs))
+    return top if math.isinf(top) else top + math.log(sum([math.exp(x - top) for x in logs]))
 
 
 def shift_odds(rate: float, ratio: float) -> float:

@@ -82,15 +82,17 @@ class Verdict:
 
 
 class _Entry:
-    """One metric, its evidence, and the most that the evidence ever was."""
+    """One metric, its evidence now, and the most that the evidence ever was."""
 
     def __init__(self, metric: Metric, tracker: Tracker) -> None:
         self.metric, self.tracker = metric, tracker
+        self.harm, self.safe = tracker.log_harm, tracker.log_safe
         self.best_harm = self.best_safe = 0.0
 
     def observe(self, window: Window) -> None:
         self.tracker.observe(window)
-        harm, safe = round_down((self.tracker.log_harm, self.tracker.log_safe))
+        self.harm, self.safe = self.tracker.log_harm, self.tracker.log_safe
+        harm, safe = round_down((self.harm, self.safe))
         self.best_harm, self.best_safe = max(self.best_harm, harm), max(self.best_safe, safe)
 
     @property
@@ -107,6 +109,7 @@ class _Entry:
         reader = Reader(text)
         self.best_harm, self.best_safe = reader.singles(2)
         self.tracker.read(reader)
+        self.harm, self.safe = self.tracker.log_harm, self.tracker.log_safe
 
 
 class Judge:
@@ -150,8 +153,8 @@ class Judge:
         return Verdict(
             decision=decision,
             reason=reason,
-            harm={name: entry.tracker.log_harm for name, entry in entries},
-            safe={name: entry.tracker.log_safe for name, entry in entries},
+            harm={name: entry.harm for name, entry in entries},
+            safe={name: entry.safe for name, entry in entries},
             forecast_seconds=self._forecast() if decision == "continue" and not self._split.failed else None,
             split_ok=not self._split.failed,
             harm_total=self._harm_total,
@@ -181,8 +184,8 @@ class Judge:
         name = waited_for.metric.name
         if waited_for.tracker.reading is None:
             return "continue", name, f"{name}: no data yet, so there is no verdict"
-        if waited_for.tracker.log_safe < -math.log(self.settings.beta):
-            odds = math.exp(waited_for.tracker.log_safe)
+        if waited_for.safe < -math.log(self.settings.beta):
+            odds = math.exp(waited_for.safe)
             needed = 1.0 / self.settings.beta
             return "continue", name, f"{_describe(waited_for)}: not proven safe yet ({odds:.2g} to 1 of {needed:.3g})"
         if self._canary_requests < self.settings.min_requests:
@@ -205,7 +208,7 @@ class Judge:
 
     def _least_safe(self) -> _Entry | None:
         counting = [entry for entry in self._entries.values() if entry.counts_for_safety]
-        return min(counting, key=lambda entry: entry.tracker.log_safe, default=None)
+        return min(counting, key=lambda entry: entry.safe, default=None)
 
     @property
     def _harm_total(self) -> float:
@@ -213,7 +216,7 @@ class Judge:
         if not shared:
             return 0.0
         weights = log_sum([math.log(entry.metric.weight) for entry in shared])
-        return log_sum([math.log(entry.metric.weight) + entry.tracker.log_harm for entry in shared]) - weights
+        return log_sum([math.log(entry.metric.weight) + entry.harm for entry in shared]) - weights
 
     def _smooth(self, canary: int, baseline: int, seconds: float) -> None:
         if seconds <= 0.0:
@@ -229,9 +232,9 @@ class Judge:
         for entry in self._entries.values():
             growth = entry.tracker.growth(*self._traffic)
             if entry.counts_for_safety:
-                missing = max(0.0, -math.log(self.settings.beta) - entry.tracker.log_safe)
+                missing = max(0.0, -math.log(self.settings.beta) - entry.safe)
                 to_promote = max(to_promote, missing / growth.safe if growth.safe > 0.0 else math.inf)
-            missing = max(0.0, -math.log(self.settings.alpha) - entry.tracker.log_harm)
+            missing = max(0.0, -math.log(self.settings.alpha) - entry.harm)
             to_roll_back = min(to_roll_back, missing / growth.harm if growth.harm > 0.0 else math.inf)
         more = self.settings.min_requests - self._canary_requests
         if more > 0:

@@ -15,15 +15,17 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from prefect_modeldeploy.analysis.codec import Reader, Writer
-from prefect_modeldeploy.analysis.comparison import Comparison, Growth, Limits
+from prefect_modeldeploy.analysis.comparison import Limits
+from prefect_modeldeploy.analysis.drift import DriftTracker
 from prefect_modeldeploy.analysis.evalue import Tally
+from prefect_modeldeploy.analysis.events import AgreementTracker, EventTracker
 from prefect_modeldeploy.analysis.latency import LatencyTracker
-from prefect_modeldeploy.analysis.tracker import Reading, Tracker
+from prefect_modeldeploy.analysis.means import MeanTracker, costs
+from prefect_modeldeploy.analysis.tracker import Tracker
 from prefect_modeldeploy.errors import InvalidInput
-from prefect_modeldeploy.measurements import Arm, Window
+from prefect_modeldeploy.measurements import Arm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,48 +104,88 @@ class Latency(Metric):
         return LatencyTracker(self.quantiles, self.thresholds, self.factor, self._limits(margin), past)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Accuracy(Metric):
+    """Share of wrong answers among the labelled requests (`Quality.labelled`, `Quality.correct`)."""
+
+    kind: Literal["accuracy"] = "accuracy"
+    name: str = "accuracy"
+    margin: float | None = 0.02
+
+    def track(self, margin: float, history: Sequence[Arm]) -> Tracker:
+        """Compare wrong answers."""
+        return EventTracker(_wrong, self._limits(margin), history)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement(Metric):
+    """Share of the shadowed requests on which the arms disagree (`compared` and `agreed` of the canary's quality).
+
+    A share above `tolerated` is harm, one below `margin` is safe. Versions differ: set both to what is expected.
+    """
+
+    kind: Literal["agreement"] = "agreement"
+    name: str = "agreement"
+    margin: float | None = 0.05
+    tolerated: float = 0.05
+
+    def __post_init__(self) -> None:
+        Metric.__post_init__(self)
+        _require_tolerance(self)
+
+    def track(self, margin: float, history: Sequence[Arm]) -> Tracker:
+        """Watch the disagreement."""
+        return AgreementTracker(self._limits(margin))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift(Metric):
+    """Distance between the distributions of the predicted numbers (`Quality.values`), from 0 to 1. See `drift.py`.
+
+    A distance above `tolerated` is harm, one below `margin` is safe.
+    """
+
+    kind: Literal["drift"] = "drift"
+    name: str = "drift"
+    margin: float | None = 0.1
+    tolerated: float = 0.1
+
+    def __post_init__(self) -> None:
+        Metric.__post_init__(self)
+        _require_tolerance(self)
+
+    def track(self, margin: float, history: Sequence[Arm]) -> Tracker:
+        """Compare the distributions."""
+        return DriftTracker(self._limits(margin), history)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost(Metric):
+    """Mean cost of a request (`Arm.cost`: money, tokens, GPU seconds). Its limits are relative: 0.1 is 10 %."""
+
+    kind: Literal["cost"] = "cost"
+    name: str = "cost"
+    margin: float | None = 0.1
+
+    def track(self, margin: float, history: Sequence[Arm]) -> Tracker:
+        """Compare means."""
+        return MeanTracker(self._limits(margin), costs(history))
+
+
+def _require_tolerance(metric: Metric) -> None:
+    if metric.tolerated <= 0:
+        hint = "must be above 0: two versions are never quite the same"
+        raise InvalidInput(f"{metric.name}.tolerated", metric.tolerated, hint)
+
+
 DEFAULT_METRICS: tuple[Metric, ...] = (Failures(), Latency(required=False))
 """Failures, and latency wherever windows carry histograms."""
 
 
-class EventTracker(Tracker):
-    """One yes/no outcome of requests."""
-
-    def __init__(self, count: Any, limits: Limits, history: Sequence[Arm]) -> None:
-        self._count = count
-        self._comparison = Comparison(limits, [count(arm) for arm in history])
-
-    def observe(self, window: Window) -> None:
-        """Count one window."""
-        self._comparison.observe(self._count(window.canary), self._count(window.baseline), window.seconds)
-
-    @property
-    def log_harm(self) -> float:
-        """Log evidence of harm."""
-        return self._comparison.harm.log_wealth
-
-    @property
-    def log_safe(self) -> float:
-        """Log evidence of safety."""
-        return self._comparison.safe.log_wealth
-
-    @property
-    def reading(self) -> Reading | None:
-        """The rates seen so far."""
-        return Reading(*self._comparison.seen) if self._comparison.observed else None
-
-    def growth(self, canary: float, baseline: float) -> Growth:
-        """Growth of the evidence."""
-        return self._comparison.growth(canary, baseline)
-
-    def write(self, writer: Writer) -> None:
-        """Save the comparison."""
-        self._comparison.write(writer)
-
-    def read(self, reader: Reader) -> None:
-        """Restore the comparison."""
-        self._comparison.read(reader)
-
-
 def _failures(arm: Arm) -> Tally:
     return Tally(arm.requests, arm.failures)
+
+
+def _wrong(arm: Arm) -> Tally:
+    quality = arm.quality
+    return Tally(quality.labelled, quality.labelled - quality.correct) if quality else Tally(0, 0)

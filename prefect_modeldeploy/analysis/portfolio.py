@@ -28,7 +28,7 @@ def round_down(logs: Sequence[float]) -> list[float]:
     with or without a restart in between, the same windows give the same bits. Rounding down never makes evidence.
     """
     layout = f"<{len(logs)}f"
-    return list(struct.unpack(layout, struct.pack(layout, *(x - abs(x) * _ROUND for x in logs))))
+    return list(struct.unpack(layout, struct.pack(layout, *[x - abs(x) * _ROUND for x in logs])))
 
 
 class Portfolio:
@@ -50,7 +50,7 @@ class Portfolio:
             top = max(wealth)
             linear = [math.exp(have - top) for have in wealth]
             moved = -math.expm1(-seconds / MEMORY_SECONDS)
-            pool = moved * math.fsum(linear)
+            pool = moved * sum(linear)
             wealth = [
                 top + math.log((1.0 - moved) * have + pool * share)
                 for have, share in zip(linear, self._shares, strict=True)
