@@ -18,15 +18,18 @@ class Section:
     rows: Sequence[tables.Row] = ()
     header: bool = True
     """Whether the columns need their names said."""
+    notes: Sequence[str] = ()
     plots: Sequence[Plot] = ()
 
 
 def contents(record: RolloutRecord, points: Sequence[Point]) -> list[Section]:
     """The sections of a rollout's report, in order; the headline is not one of them."""
     evidence = tables.evidence_table(record)
+    steps = tables.steps_table(record)
+    notes = [f"{row['Step']}, {row['Verdict']}: {row.pop('Why')}" for row in steps]
     sections = [
         Section("Who, when, why", rows=tables.facts_table(record), header=False),
-        Section("Steps", _steps_text(record), tables.steps_table(record)),
+        Section("Steps", _steps_text(record), steps, notes=notes),
         Section("What happened", _measured_text(points), plots=plots(record, points)),
     ]
     if evidence:
@@ -50,9 +53,11 @@ def _steps_text(record: RolloutRecord) -> str:
 def _measured_text(points: Sequence[Point]) -> str:
     if not points:
         return "Nothing was measured, so there is nothing to plot."
+    lines = (
+        "Thin lines mark the steps. Windows with few requests are drawn together; where a line stops there is no data."
+    )
+    if not any(p.canary.requests or p.stable.requests for p in points):
+        return f"Nobody sent a request. {lines}"
     canary = words.failed(sum(p.canary.failures for p in points), sum(p.canary.requests for p in points))
     stable = words.failed(sum(p.stable.failures for p in points), sum(p.stable.requests for p in points))
-    return (
-        f"Failed requests in all: canary {canary}, stable {stable}. Thin lines mark the steps. Windows with few "
-        "requests are drawn together; where a line stops there is no data."
-    )
+    return f"Failed requests in all: canary {canary}, stable {stable}. {lines}"

@@ -1,10 +1,10 @@
 """The rollout report as one HTML file: nothing from outside, no script, light and dark, fit to print."""
 
 import hashlib
+import html
 import re
 import secrets
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 from prefect_modeldeploy.errors import InvalidInput
@@ -34,7 +34,7 @@ _CSS = f"""
   :root {{ {_DARK}; --good: #4cc38a; --bad: #ff7b6b; --open: #e3b341 }}
 }}
 body {{ background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; margin: 0 }}
-main {{ max-width: 60rem; margin: 0 auto; padding: 1.5rem 1.25rem 3rem }}
+main {{ max-width: 64rem; margin: 0 auto; padding: 1.5rem 1.25rem 3rem }}
 h1 {{ font-size: 1.45rem; line-height: 1.35; margin: 0; padding: .2rem 0 .2rem .9rem }}
 h1 {{ border-left: .35rem solid var(--open) }}
 h1.promoted {{ border-color: var(--good) }}
@@ -47,8 +47,8 @@ table {{ border-collapse: collapse; width: 100%; font-size: .88rem; font-variant
 th, td {{ text-align: left; vertical-align: top; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--grid) }}
 thead th {{ color: var(--muted); font-weight: 600; overflow-wrap: normal }}
 tbody th {{ font-weight: 600; white-space: nowrap }}
-td {{ white-space: nowrap }}
-td:last-child {{ white-space: normal; overflow-wrap: anywhere; width: 100%; min-width: 11rem }}
+td:last-child {{ overflow-wrap: anywhere; width: 100%; min-width: 9rem }}
+ul {{ padding-left: 1.1rem; font-size: .88rem }}
 figure {{ margin: .6rem 0; break-inside: avoid }}
 figure svg {{ display: block; width: 100%; max-width: 46rem; height: auto }}
 @media print {{ main {{ max-width: none; padding: 0 }} h2 {{ break-after: avoid }} tr {{ break-inside: avoid }} }}
@@ -62,7 +62,7 @@ def report_html(record: RolloutRecord, points: Sequence[Point]) -> str:
         record: The rollout.
         points: Its windows; may be empty.
     """
-    title = escape(words.headline(record))
+    title = _text(words.headline(record))
     body = "\n".join(_section(section) for section in contents(record, points))
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -116,21 +116,23 @@ def _file_name(rollout: str) -> str:
 
 
 def _section(section: Section) -> str:
-    parts = [f"<section>\n<h2>{escape(section.title)}</h2>"]
+    parts = [f"<section>\n<h2>{_text(section.title)}</h2>"]
     if section.text:
-        parts.append(f"<p>{escape(section.text)}</p>")
+        parts.append(f"<p>{_text(section.text)}</p>")
     if section.rows:
         parts.append(_table(section.rows, section.header))
+    if section.notes:
+        parts.append(f"<ul>{''.join(f'<li>{_text(note)}</li>' for note in section.notes)}</ul>")
     parts += [_figure(plot) for plot in section.plots]
     return "\n".join([*parts, "</section>"])
 
 
 def _table(rows: Sequence[Row], header: bool) -> str:
     columns = list(rows[0])
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
+    head = "".join(f'<th scope="col">{_text(column)}</th>' for column in columns)
     lines = [
-        f'<tr><th scope="row">{escape(row[columns[0]])}</th>'
-        + "".join(f"<td>{escape(row[column])}</td>" for column in columns[1:])
+        f'<tr><th scope="row">{_text(row[columns[0]])}</th>'
+        + "".join(f"<td>{_text(row[column])}</td>" for column in columns[1:])
         + "</tr>"
         for row in rows
     ]
@@ -143,5 +145,10 @@ def _figure(plot: Plot) -> str:
     drawing = plot.svg
     for colour, name in _THEMED.items():
         drawing = drawing.replace(colour, f"var(--{name})")
-    label = escape(plot.description)
+    label = _text(plot.description)
     return "<figure>" + drawing.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1) + "</figure>"
+
+
+def _text(text: str) -> str:
+    """Text that is nothing but text."""
+    return html.escape(words.glued(text))

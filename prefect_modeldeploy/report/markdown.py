@@ -30,6 +30,8 @@ def _section(section: Section) -> list[str]:
         parts.append(_text(section.text))
     if section.rows:
         parts.append(_table(section.rows, section.header))
+    if section.notes:
+        parts.append("\n".join(f"- {_text(note)}" for note in section.notes))
     return parts + [_image(plot) for plot in section.plots]
 
 
@@ -38,7 +40,7 @@ def _table(rows: Sequence[Row], header: bool) -> str:
     lines = [
         columns if header else [" "] * len(columns),
         ["---"] * len(columns),
-        *([_text(row[column]) for column in columns] for row in rows),
+        *([_text(words.glued(row[column])) for column in columns] for row in rows),
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -49,5 +51,8 @@ def _image(plot: Plot) -> str:
 
 
 def _text(text: str) -> str:
-    """Text that is nothing but text: what Markdown or HTML could read as markup becomes a character reference."""
-    return re.sub(r"[&<>\\`*_{}\[\]()#!|~$^]", lambda found: f"&#{ord(found[0])};", words.plain(text))
+    """One line of text that is nothing but text: what could be read as markup gets a backslash.
+
+    Not character references: Prefect's first UI shows those as they are.
+    """
+    return re.sub(r"[&<>\\`*_{}\[\]#!|~$^]", r"\\\g<0>", text.replace("\n", " "))

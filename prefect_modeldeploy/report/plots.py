@@ -55,7 +55,7 @@ def _errors(record: RolloutRecord, points: Sequence[Point]) -> Plot:
     title, said, drawn = "Error rate", [], list[float]()
     figure, (axes,) = canvas.page(1)
     for name, colour, runs in _arms(record, points):
-        axes.plot(*series.staircase(runs, lambda s: s.rate), color=colour, label=name)
+        axes.plot(*series.staircase(runs, lambda s: s.rate), color=colour, label=name, clip_on=False)
         stretches = [stretch for run in runs for stretch in run]
         drawn += [s.rate for s in stretches]
         said.append(f"{name} {words.failed(sum(s.hits for s in stretches), sum(s.requests for s in stretches))}")

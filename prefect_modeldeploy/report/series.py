@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Literal
 
 from prefect_modeldeploy.rollout.record import RolloutRecord
@@ -73,9 +73,10 @@ def staircase(runs: Sequence[Sequence[Stretch]], value: Callable[[Stretch], floa
         if xs:
             xs.append(run[0].start)
             ys.append(math.nan)
-        for stretch in run:
+        starts = [stretch.start for stretch in run]
+        for stretch, end in zip(run, [*starts[1:], run[-1].end], strict=True):
             level = value(stretch)
-            xs += [stretch.start, stretch.end]
+            xs += [stretch.start, end]
             ys += [math.nan if level is None else level] * 2
     return xs, ys
 
@@ -127,7 +128,8 @@ def _runs(windows: Sequence[Stretch], seconds: float) -> list[list[Stretch]]:
     busy = [window for window in windows if window.requests > 0]
     if not busy:
         return []
-    between = sum(w.end - w.start for w in windows) / sum(w.requests for w in busy)
+    total = sum(window.requests for window in busy)
+    between = sum(window.end - window.start for window in windows) / total
     silence = max(seconds / 20, 5 * between)  # chance is silent for 5 mean gaps once in 150 times
     runs: list[list[Stretch]] = [[busy[0]]]
     for window in busy[1:]:
@@ -135,44 +137,54 @@ def _runs(windows: Sequence[Stretch], seconds: float) -> list[list[Stretch]]:
             runs.append([window])
         else:
             runs[-1].append(window)
-    fewest = min(max(sum(w.requests for w in busy) / 12, FEWEST), ENOUGH)
-    return [_merged(run, lambda s: s.requests < fewest or s.end - s.start < seconds / MOST) for run in runs]
+    fewest = min(max(total / 12, FEWEST), ENOUGH)
+    return [_merged(run, fewest, seconds / MOST) for run in runs]
 
 
-def _merged(run: Sequence[Stretch], small: Callable[[Stretch], bool]) -> list[Stretch]:
-    """Neighbours at the same weight become one until they hold enough requests and last long enough."""
-    merged = [run[0]]
-    for window in run[1:]:
-        last = merged[-1]
-        if window.weight == last.weight and small(last):
-            merged[-1] = _joined(last, window)
-        else:
-            merged.append(window)
-            _fold_small_tail(merged, len(merged) - 2, small)
-    _fold_small_tail(merged, len(merged) - 1, small)
-    return merged
+def _merged(run: Sequence[Stretch], fewest: float, shortest: float) -> list[Stretch]:
+    """Neighbours at the same weight become one until they hold enough requests and last long enough.
+
+    What is left of a step at its end, too small to stand alone, goes to the stretch before it.
+    """
+    stretches: list[Stretch] = []
+    for _, step in groupby(run, key=lambda window: window.weight):
+        groups: list[list[Stretch]] = []
+        full, requests = True, 0
+        for window in step:
+            if full:
+                groups.append([])
+                requests = 0
+            groups[-1].append(window)
+            requests += window.requests
+            full = requests >= fewest and window.end - groups[-1][0].start >= shortest
+        if not full and len(groups) > 1:
+            groups[-2:] = [groups[-2] + groups[-1]]
+        stretches += [_joined(group) for group in groups]
+    return stretches
 
 
-def _fold_small_tail(merged: list[Stretch], index: int, small: Callable[[Stretch], bool]) -> None:
-    """The rest of a step that is too small to stand alone goes to the stretch before it."""
-    if index > 0 and merged[index - 1].weight == merged[index].weight and small(merged[index]):
-        merged[index - 1 : index + 1] = [_joined(merged[index - 1], merged[index])]
-
-
-def _joined(a: Stretch, b: Stretch) -> Stretch:
+def _joined(group: Sequence[Stretch]) -> Stretch:
+    requests = sum(window.requests for window in group)
     return Stretch(
-        a.start,
-        b.end,
-        a.weight,
-        a.requests + b.requests,
-        a.hits + b.hits,
-        _mean(a.p50, a.requests, b.p50, b.requests),
-        _mean(a.p99, a.requests, b.p99, b.requests),
+        group[0].start,
+        group[-1].end,
+        group[0].weight,
+        requests,
+        sum(window.hits for window in group),
+        _quantile([(w.p50, w.requests) for w in group if w.p50 is not None], 0.5),
+        _quantile([(w.p99, w.requests) for w in group if w.p99 is not None], 0.99 ** min(requests / len(group), 69)),
     )
 
 
-def _mean(a: float | None, n: int, b: float | None, m: int) -> float | None:
-    """Mean of two quantiles by requests: the quantile of both is not known without their histograms."""
-    if a is None or b is None:
-        return b if a is None else a
-    return (a * n + b * m) / (n + m)
+def _quantile(values: Sequence[tuple[float, int]], level: float) -> float | None:
+    """The level-quantile of values that stand for so many requests each.
+
+    The p99 of few requests is their maximum, and the maximum of n is below the true p99 in 0.99^n of the windows: so
+    that quantile of the maxima estimates it. From 69 requests a window on this is the median of the windows.
+    """
+    rank, seen = level * sum(requests for _, requests in values), 0
+    for value, requests in sorted(values):
+        seen += requests
+        if seen >= rank:
+            return value
+    return None

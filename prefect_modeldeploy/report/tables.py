@@ -36,14 +36,13 @@ def steps_table(record: RolloutRecord) -> list[Row]:
     """One row for each look at the evidence: what both arms experienced, the evidence, the verdict and why."""
     return [
         {
-            "Step": "bake" if step.step < 0 else f"{step.step + 1} of {max(len(record.plan.steps), step.step + 1)}",
-            "Canary share": words.share(step.weight),
-            "Lasted": words.duration(step.seconds),
+            "Step": f"{_step(record, step)} at {words.share(step.weight)}",
+            "Verdict": _VERDICT[step.decision] + (f" ({words.metric(step.decided_by)})" if step.decided_by else ""),
             "Canary failed": words.failed(step.canary_failures, step.canary_requests),
             "Stable failed": words.failed(step.stable_failures, step.stable_requests),
             "Harm": _evidence(words.harm(step)),
             "Safety": _evidence(words.safe(step)),
-            "Verdict": _VERDICT[step.decision] + (f" ({words.metric(step.decided_by)})" if step.decided_by else ""),
+            "Lasted": words.duration(step.seconds),
             "Why": words.plain(step.reason, 300),
         }
         for step in record.steps
@@ -81,6 +80,7 @@ def facts_table(record: RolloutRecord) -> list[Row]:
 def plan_table(record: RolloutRecord) -> list[Row]:
     """What was decided before the start. Only what applies: a promotion without steps has no judge."""
     plan, judge = record.plan, record.plan.judge
+    points = round(100 * judge.margin, 6)
     after = {"keep": "keep it", "scale_to_zero": "scale it to zero", "delete": "delete it"}
     rows = {
         "Steps": ", ".join(words.share(step) for step in plan.steps),
@@ -89,7 +89,7 @@ def plan_table(record: RolloutRecord) -> list[Row]:
         "Not judged after the first request": words.duration(plan.warm_up_seconds),
         "Roll back at evidence of harm": f"{1 / judge.alpha:.4g} (a false alarm in at most {100 * judge.alpha:.4g} %)",
         "Promote at evidence of safety": f"{1 / judge.beta:.4g} (wrong in at most {100 * judge.beta:.4g} %)",
-        "Tolerated": f"{100 * judge.margin:.4g} percentage points more failures"
+        "Tolerated": f"{points:.4g} percentage point{'' if points == 1 else 's'} more failures"
         + (f", {100 * (judge.latency_tolerance - 1):.4g} % more latency" if judge.latency else ""),
         "Requests before a promotion": f"at least {judge.min_requests:,}" if judge.min_requests else "",
         "If the canary fails": after[plan.failed_canary],
@@ -137,6 +137,12 @@ def _column(record: RolloutRecord, index: int) -> str:
     name = "Bake" if step.step < 0 else f"Step {step.step + 1}"
     again = sum(earlier.step == step.step for earlier in record.steps[:index])
     return f"{name}, look {again + 1}" if again else name
+
+
+def _step(record: RolloutRecord, step: StepResult) -> str:
+    if step.step < 0:
+        return "bake"
+    return f"{step.step + 1} of {max(len(record.plan.steps), step.step + 1)}"
 
 
 def _pair(step: StepResult, name: str) -> str:

@@ -1,6 +1,7 @@
 """How the report puts things: the headline, durations, shares, evidence; and other people's text on one line."""
 
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -14,6 +15,11 @@ def plain(text: str, limit: int = LONGEST) -> str:
     """One line of printable text: line breaks, control characters and bidirectional tricks become spaces."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+
+
+def glued(text: str) -> str:
+    """The same text, in which a number is not parted from its unit at the end of a line."""
+    return re.sub(r"(\d) (?=(?:%|µs|ms|s|min|h|d)(?!\w))", "\\1\xa0", text)
 
 
 def duration(seconds: float | None) -> str:
@@ -57,10 +63,10 @@ def evidence(value: float) -> str:
     if math.isnan(value):
         return "unknown"
     if value >= 1e6:
-        return "over a million"
+        return "1,000,000+"
     if value >= 100:
         return f"{value:,.0f}"
-    return f"{value:.3g}" if value >= 0.01 else "under 0.01"
+    return f"{value:.3g}" if value >= 0.01 else "<0.01"
 
 
 def metric(name: str) -> str:

@@ -64,12 +64,13 @@ def _arm(rng: np.random.Generator, mean: float, errors: float, slowdown: float) 
 
 
 def windows(plan: CanaryPlan, traffic: Traffic, *, start: float = 2.0, until: float = math.inf) -> list[Point]:
-    """The timeline of all steps, cut at the first evidence of harm over 20 or at `until`."""
+    """The timeline of all steps, cut at the first evidence of harm over 20; the last step lasts `until` then."""
     rng = np.random.default_rng(traffic.seed)
     points: list[Point] = []
     harm, safe, at = dict.fromkeys(METRICS, 0.0), dict.fromkeys(METRICS, 0.0), start
     for weight in plan.steps:
-        for _ in range(round(plan.step_seconds / traffic.poll)):
+        over = until if weight == plan.steps[-1] and until < math.inf else at + plan.step_seconds
+        while at < over:
             at += traffic.poll
             sent = traffic.per_second * traffic.poll
             canary = _arm(rng, sent * weight / 100, traffic.canary_errors, traffic.slowdown)
@@ -90,7 +91,7 @@ def windows(plan: CanaryPlan, traffic: Traffic, *, start: float = 2.0, until: fl
                     safe=dict(safe),
                 )
             )
-            if np.mean(np.exp(np.minimum(list(harm.values()), 50))) >= 20 or at >= until:
+            if np.mean(np.exp(np.minimum(list(harm.values()), 50))) >= 20:
                 return points
     return points
 
@@ -145,22 +146,22 @@ def rolled_back() -> Rollout:
 def held() -> Rollout:
     """An hour at two requests a second: too few to know."""
     plan = CanaryPlan(steps=(10, 20), step_seconds=600, deadline_seconds=3600, on_undecided="hold", poll_seconds=10)
-    points = windows(plan, Traffic(per_second=2, stable_errors=0.01, canary_errors=0.015, poll=10))
+    points = windows(plan, Traffic(per_second=2, stable_errors=0.01, canary_errors=0.015, poll=10), until=3600)
     quiet = [
         p.model_copy(update={"canary": ArmPoint(requests=0, failures=0), "stable": ArmPoint(requests=0, failures=0)})
-        if 400 < p.at < 700
+        if 400 < p.at < 900
         else p
         for p in points
     ]
     steps = looks(plan, quiet, "continue", "the deadline came before the evidence", None)
     reason = "no verdict within 1 h: a person must decide"
-    return ended(record(plan=plan), "held", 1204, steps=steps, reason=reason), quiet
+    return ended(record(plan=plan), "held", 3602, steps=steps, reason=reason), quiet
 
 
 def silent() -> Rollout:
     """Nobody asked anything."""
     plan = CanaryPlan(steps=(5, 25), step_seconds=30, deadline_seconds=90)
-    points = [p.model_copy(update={"harm": {}, "safe": {}}) for p in windows(plan, Traffic(per_second=0))]
+    points = [p.model_copy(update={"harm": {}, "safe": {}}) for p in windows(plan, Traffic(per_second=0), until=90)]
     steps = looks(plan, points, "roll_back", "no requests: nothing is known about the canary", None)
     reason = "no requests until the deadline, and the plan says to go back then"
     return ended(record(plan=plan), "rolled_back", 91.0, steps=steps, reason=reason), points
