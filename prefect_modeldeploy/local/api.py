@@ -11,7 +11,7 @@
     GET    /v1/endpoints/{name}                  PUT {"arms": [...], "sticky_header", "expected_epoch"}, DELETE
     PUT    /v1/endpoints/{name}/weights          {"weights": {arm: percent}, "expected_epoch": n | null}
     POST   /v1/endpoints/{name}/epoch            takes the endpoint over: raises the epoch and returns it
-    GET    /v1/endpoints/{name}/windows?after=   what the arms experienced since a cursor
+    GET    /v1/endpoints/{name}/windows?after=   what the arms experienced since a cursor; after=now: only the cursor
     GET    /v1/endpoints/{name}/audit?after=     POST {"who", "event"}: append-only
 
 Errors are {"error": {"code", "message"}} with 400, 401, 404, 405, 409 or 503; a fault of ours is 500 and its traceback
@@ -37,6 +37,7 @@ from prefect_modeldeploy.errors import GatewayError, InvalidInput
 from prefect_modeldeploy.local.bodies import AuditBody, EndpointBody, ScaleBody, WeightsBody
 from prefect_modeldeploy.local.keeper import Keeper
 from prefect_modeldeploy.local.logs import deployment_log
+from prefect_modeldeploy.local.measured import to_json
 from prefect_modeldeploy.local.refusals import STATUS_CODES, Refused, invalid
 from prefect_modeldeploy.local.service import Node
 
@@ -107,7 +108,7 @@ class _Status:
         self._node = node
 
     async def get(self, request: Request) -> Response:
-        return JSONResponse(self._node.status())
+        return JSONResponse(dict(await self._node.status()))
 
 
 class _Deployments:
@@ -180,7 +181,7 @@ class _Deployments:
 
     async def activity(self, request: Request) -> Response:
         keeper = self._keeper(request)
-        return JSONResponse(await self._node.traffic.activity(keeper.record.id))
+        return JSONResponse(await self._node.routing.activity(keeper.record.id))
 
 
 class _Endpoints:
@@ -210,26 +211,29 @@ class _Endpoints:
     async def put(self, request: Request) -> Response:
         body = await _body(request, EndpointBody)
         endpoint = self._endpoints.put(request.path_params["name"], body.arms, body.sticky_header, body.expected_epoch)
-        await self._node.traffic.publish()
+        await self._node.routing.publish()
         return JSONResponse(endpoint.model_dump(mode="json"))
 
     async def delete(self, request: Request) -> Response:
         self._endpoints.delete(request.path_params["name"])
-        await self._node.traffic.publish()
+        await self._node.routing.publish()
         return Response(status_code=204)
 
     async def weights(self, request: Request) -> Response:
         body = await _body(request, WeightsBody)
         endpoint = self._endpoints.set_weights(request.path_params["name"], body.weights, body.expected_epoch)
-        await self._node.traffic.publish()
+        await self._node.routing.publish()
         return JSONResponse(endpoint.model_dump(mode="json"))
 
     async def claim(self, request: Request) -> Response:
         return JSONResponse({"epoch": self._endpoints.claim(request.path_params["name"]).epoch})
 
     async def windows(self, request: Request) -> Response:
-        endpoint = self._endpoints.get(request.path_params["name"])
-        return JSONResponse(await self._node.traffic.windows(endpoint, request.query_params.get("after")))
+        endpoint, routing = self._endpoints.get(request.path_params["name"]), self._node.routing
+        if request.query_params.get("after") == "now":
+            return JSONResponse({"windows": [], "cursor": await routing.cursor()})
+        windows, cursor = await routing.windows(endpoint.name, _number(request, "after", 0, 2**62))
+        return JSONResponse({"windows": [to_json(window) for window in windows], "cursor": cursor})
 
     async def read_audit(self, request: Request) -> Response:
         after = _number(request, "after", 0, 2**62)

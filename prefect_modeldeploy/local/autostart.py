@@ -1,10 +1,14 @@
 """Finds the node of a home, or starts it: detached, with a log, and only one however many ask at the same time."""
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from prefect_modeldeploy.errors import NodeError, ProviderError
 from prefect_modeldeploy.local.client import NodeClient
@@ -31,40 +35,85 @@ async def find_node(home: Home) -> NodeInfo | None:
 
 
 async def ensure_node(
-    home: Home | Path | str | None = None, *, autostart: bool = True, timeout_seconds: float = 30.0
+    home: Home | Path | str | None = None,
+    *,
+    autostart: bool = True,
+    port: int | None = None,
+    gateway_port: int | None = None,
+    timeout_seconds: float = 30.0,
 ) -> NodeInfo:
     """The running node of a home, started if there is none.
 
     Args:
         home: Directory of the node; None: `MODELDEPLOY_HOME`, else `~/.modeldeploy`.
         autostart: Whether a node may be started.
+        port: Port of the control API of a node that is started; None: any.
+        gateway_port: Port that clients call, of a node that is started; None: any.
         timeout_seconds: How long to wait for it.
 
     Raises:
         NodeError: There is none and none may be started, or it did not start; the message holds its log's tail.
     """
-    place = home if isinstance(home, Home) else Home(home)
+    place = _home(home)
     if (info := await find_node(place)) is not None:
         return info
     if not autostart:
         raise NodeError(f"home={place.directory}: no node runs there; start it with `modeldeploy node start`")
     place.prepare()
-    deadline, child = time.monotonic() + timeout_seconds, _spawn(place)
+    deadline, child = time.monotonic() + timeout_seconds, _spawn(place, port or 0, gateway_port or 0)
     while time.monotonic() < deadline:
         if (info := await find_node(place)) is not None:
             return info
         # A starter that lost the race ends at once, while the winner holds the lock and is about to be ready.
-        if child.poll() is not None and not place.is_locked():
+        if child.poll() is not None and place.holder() is None:
             raise NodeError(f"home={place.directory}: the node ended at once; {_log_of(place)}")
         await asyncio.sleep(_POLL_SECONDS)
     raise NodeError(f"home={place.directory}: no node was ready within {timeout_seconds:g} s; {_log_of(place)}")
 
 
-def _spawn(home: Home) -> "subprocess.Popen[bytes]":
+async def stop_node(home: Home | Path | str | None = None, *, timeout_seconds: float = 60.0) -> bool:
+    """Stop the node of a home, its proxy and its replicas, and wait until all of it has ended.
+
+    Returns:
+        False when no node was running.
+
+    Raises:
+        NodeError: It did not end in time.
+    """
+    place = _home(home)
+    if (pid := place.holder()) is None:
+        return False
+    deadline = time.monotonic() + timeout_seconds
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    while place.holder() == pid:
+        if time.monotonic() > deadline:
+            raise NodeError(
+                f"home={place.directory}: node {pid} did not end within {timeout_seconds:g} s; {_log_of(place)}"
+            )
+        await asyncio.sleep(_POLL_SECONDS)
+    return True
+
+
+async def node_overview(home: Home | Path | str | None = None) -> dict[str, Any] | None:
+    """The status of the running node of a home; None if there is none."""
+    place = _home(home)
+    if (info := await find_node(place)) is None:
+        return None
+    async with NodeClient(info.control_url, place.token()) as client:
+        return {"control_url": info.control_url, **await client.status()}
+
+
+def _home(home: Home | Path | str | None) -> Home:
+    return home if isinstance(home, Home) else Home(home)
+
+
+def _spawn(home: Home, port: int, gateway_port: int) -> "subprocess.Popen[bytes]":
     bound_size(home.node_log)
+    ports = ("--port", str(port), "--gateway-port", str(gateway_port))
     with home.node_log.open("ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "prefect_modeldeploy.local.node", "--home", str(home.directory)],
+            [sys.executable, "-m", "prefect_modeldeploy.local.node", "--home", str(home.directory), *ports],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

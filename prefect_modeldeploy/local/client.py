@@ -13,7 +13,10 @@ from pydantic import SecretStr
 
 from prefect_modeldeploy.deployments import Autoscaling, Deployment, DeploymentSpec, DeploymentUpdate
 from prefect_modeldeploy.errors import Conflict, InvalidInput, NotFound, Problem, ProviderError, StaleEpoch
+from prefect_modeldeploy.local.measured import from_json
+from prefect_modeldeploy.measurements import Window
 from prefect_modeldeploy.traffic.endpoint import Endpoint
+from prefect_modeldeploy.traffic.windows import EndpointWindow
 from prefect_modeldeploy.transport import RetryPolicy, SecretHeader, Transport, read_problem
 
 S = TypeVar("S", DeploymentSpec, DeploymentUpdate)
@@ -22,7 +25,7 @@ _PATH_OPTIONS = ("python", "working_directory")
 
 
 class NodeClient:
-    """Speaks to one node. Use as an async context manager.
+    """Speaks to one node, and is a `TrafficRouter` for its endpoints. Use as an async context manager.
 
     Args:
         control_url: The node's control API; https unless it is on loopback.
@@ -159,9 +162,27 @@ class NodeClient:
         body = {"weights": dict(weights), "expected_epoch": expected_epoch}
         return Endpoint.model_validate(await self._call("PUT", f"/v1/endpoints/{_quoted(name)}/weights", json=body))
 
-    async def claim_endpoint(self, name: str) -> int:
-        """Take an endpoint over: writers with an older epoch are refused. Returns the new epoch."""
+    async def claim(self, name: str) -> int:
+        """Take an endpoint over: writers with an older epoch are refused from now on. Returns the new epoch."""
         return int((await self._call("POST", f"/v1/endpoints/{_quoted(name)}/epoch", idempotent=True))["epoch"])
+
+    async def url(self, name: str) -> str:
+        """Where clients call an endpoint."""
+        return f"{(await self.status())['gateway_url']}/{_quoted(name)}"
+
+    async def cursor(self, name: str) -> str:
+        """Where the measurements of an endpoint stand now, for `windows`."""
+        return str((await self._windows(name, "now"))["cursor"])
+
+    async def windows(self, name: str, *, after: str | None = None) -> tuple[list[Window], str]:
+        """What the arms `canary` and `stable` experienced since a cursor, oldest first, and the next cursor."""
+        found, cursor = await self.arm_windows(name, after=after)
+        return [window for each in found if (window := each.to_window()) is not None], cursor
+
+    async def arm_windows(self, name: str, *, after: str | None = None) -> tuple[list[EndpointWindow], str]:
+        """The same, whatever the arms are called, with status classes and what was not counted."""
+        answer = await self._windows(name, after or "0")
+        return [from_json(window) for window in answer["windows"]], str(answer["cursor"])
 
     async def audit(self, name: str, *, after: int = 0) -> list[dict[str, Any]]:
         """Entries (id, at, who, event) after the one with that id, oldest first, at most 1,000."""
@@ -175,6 +196,12 @@ class NodeClient:
         return entry
 
     # --- plumbing --------------------------------------------------------------------------------------------------
+
+    async def _windows(self, name: str, after: str) -> dict[str, Any]:
+        answer: dict[str, Any] = await self._call(
+            "GET", f"/v1/endpoints/{_quoted(name)}/windows", params={"after": after}
+        )
+        return answer
 
     async def _deployment(self, method: str, deployment_id: str, path: str = "", **options: Any) -> Deployment:
         answer = await self._call(method, f"/v1/deployments/{_quoted(deployment_id)}{path}", **options)

@@ -3,14 +3,18 @@
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 from pydantic import SecretStr
 
 from prefect_modeldeploy.errors import NodeError
+
+_LOOKS, _LOOK_SECONDS = 20, 0.025
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +81,20 @@ class Home:
         """Remove what `write_node` wrote."""
         self._info.unlink(missing_ok=True)
 
-    def is_locked(self) -> bool:
-        """True while a node holds the directory."""
-        try:
-            with self.locked():
-                return False
-        except NodeError:
-            return True
+    def holder(self) -> int | None:
+        """The pid of the node that holds the directory; None if none does. Raises NodeError if the pid is not told."""
+        for _ in range(_LOOKS):
+            try:
+                with self._lock.open() as file, _flock(file, exclusive=False) as free:
+                    said = file.read().strip()
+            except FileNotFoundError:
+                return None
+            if free:
+                return None
+            if said.isdecimal() and int(said) > 1:
+                return int(said)
+            time.sleep(_LOOK_SECONDS)  # it holds the lock and is about to write its pid
+        raise NodeError(f"{self._lock} is held, but does not say by whom")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -92,21 +103,36 @@ class Home:
         Raises:
             NodeError: another node holds it; the message names its pid.
         """
-        import fcntl  # POSIX only, and only the node needs it: clients run anywhere
-
         self.prepare()
         with self._lock.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                holder = file.read().strip() or "unknown"
-                hint = "use it, stop it, or name another --home"
-                raise NodeError(f"home={self.directory}: a node runs there already (pid {holder}); {hint}") from None
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            yield
+            for _ in range(_LOOKS):  # somebody may be looking at it (see `holder`), which takes microseconds
+                with _flock(file, exclusive=True) as held:
+                    if held:
+                        file.truncate(0)
+                        file.write(str(os.getpid()))
+                        file.flush()
+                        yield
+                        return
+                time.sleep(_LOOK_SECONDS)
+            file.seek(0)
+            hint = "use it, stop it, or name another --home"
+            raise NodeError(f"home={self.directory}: a node runs there already (pid {file.read().strip()}); {hint}")
+
+
+@contextmanager
+def _flock(file: IO[str], *, exclusive: bool) -> Iterator[bool]:
+    """Try to lock a file; yields whether that worked."""
+    import fcntl  # POSIX only, and only the node needs it: clients run anywhere
+
+    try:
+        fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _write_private(path: Path, text: str) -> None:

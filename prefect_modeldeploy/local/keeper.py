@@ -7,6 +7,7 @@ DELETING  none, then forgotten
 """
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Awaitable, Coroutine
@@ -15,8 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from prefect_modeldeploy.deployments import DeploymentSpec
-from prefect_modeldeploy.errors import DeploymentFailed
-from prefect_modeldeploy.local.launcher import Launch, Ports
+from prefect_modeldeploy.errors import DeploymentFailed, GatewayError
+from prefect_modeldeploy.local.launcher import Launch, Launcher
 from prefect_modeldeploy.local.logs import keep_few, replica_log
 from prefect_modeldeploy.local.replicas import Cause, Ended, Phase, Replica, failure_file
 from prefect_modeldeploy.local.spec import compute_threads, idle_seconds, options_of
@@ -37,11 +38,11 @@ class Traffic(Protocol):
     def request_publish(self) -> None:
         """Tell the proxy soon that replicas came or went."""
 
-    async def drain(self, upstream: str, server: str, timeout: float) -> bool:
+    async def drain(self, upstream: str, server: str, timeout: float) -> None:
         """Send no new requests to a replica, and wait until those in flight are answered."""
 
-    async def quiet_seconds(self, upstream: str) -> float:
-        """Seconds since a request to this deployment ended; 0 while one is in flight."""
+    async def activity(self, upstream: str) -> dict[str, Any]:
+        """`idle_seconds`: since a request to this deployment ended; 0 while one is in flight; None if none yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Services:
 
     store: Store
     traffic: Traffic
-    ports: Ports
+    launcher: Launcher
     home: Path
     logs: Path
     start_slots: asyncio.Semaphore
@@ -139,6 +140,10 @@ class Keeper:
         """Those that take requests."""
         return [replica for replica in self.replicas.values() if replica.phase is Phase.READY]
 
+    def routed_replicas(self) -> list[Replica]:
+        """Those that the proxy knows: the ready ones, and those that still answer what was in flight."""
+        return [replica for replica in self.replicas.values() if replica.routed]
+
     @property
     def wakes(self) -> bool:
         """True if a request that finds no replica is worth holding."""
@@ -148,14 +153,16 @@ class Keeper:
         """The address of a ready replica, as soon as there is one.
 
         Raises:
-            DeploymentFailed: none will come.
+            DeploymentFailed: none will come. Clients get to read it, so the details stay in the deployment's status.
         """
         self._last_wanted = time.monotonic()
         if self.record.mode is Mode.ZERO and self.wakes:
             self.want(Mode.RUNNING)
         while not (ready := self.ready_replicas()):
             if not self.wakes:
-                raise DeploymentFailed(self.record.id, self.record.failure or f"it is {self.record.mode}")
+                raise DeploymentFailed(
+                    self.record.id, "its replicas cannot start" if self.record.failure else "stopped"
+                )
             await self.next_change()
         return "127.0.0.1", random.choice(ready).record.port  # noqa: S311
 
@@ -207,12 +214,19 @@ class Keeper:
         delay, ready = idle_seconds(self.record.spec.autoscaling), self.ready_replicas()
         if delay is not None and ready:
             since = max(self._last_wanted, *(replica.ready_since or 0.0 for replica in ready))
-            quiet = min(time.monotonic() - since, await self.services.traffic.quiet_seconds(self.record.id))
+            quiet = min(time.monotonic() - since, await self._idle_seconds())
             if quiet >= delay:
                 self.want(Mode.ZERO)
                 return 0.0
             waits.append(max(delay - quiet, 0.05))
         return min(waits, default=None)
+
+    async def _idle_seconds(self) -> float:
+        try:
+            idle = (await self.services.traffic.activity(self.record.id))["idle_seconds"]
+        except GatewayError:  # nobody knows while the proxy restarts: then it is not idle
+            return 0.0
+        return math.inf if idle is None else float(idle)
 
     def _launch(self) -> None:
         record = self.services.store.add_replica(self.record.id, self.record.generation)
@@ -251,9 +265,11 @@ class Keeper:
         """Start a replica when there is a slot, hold the slot until it is ready, and see it through to its end."""
         slot = asyncio.create_task(self.services.start_slots.acquire())
         await first_of(slot, replica.stop_asked.wait())
-        life = asyncio.create_task(replica.run(launch, self.services.ports, self._start_timeout()))
+        life = asyncio.create_task(replica.run(launch, self.services.launcher, self._start_timeout()))
         try:
             await first_of(life, replica.settled.wait())
+            if replica.settled.is_set():
+                self.services.launcher.learn(launch, replica.record.port)
         finally:
             if slot.done():
                 self.services.start_slots.release()
@@ -294,6 +310,7 @@ class Keeper:
             return
         if serving:
             await self.services.traffic.drain(self.record.id, replica.record.name, DRAIN_SECONDS)
+            replica.routed = False
         await replica.stop()
 
     def _changed(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from prefect_modeldeploy.errors import NodeError
 from prefect_modeldeploy.local.processes import Process
+from prefect_modeldeploy.local.zygotes import ZygoteFailed, Zygotes
 
 REPLICA_PROGRAM = Path(__file__).with_name("replica.py")
 
@@ -66,28 +67,54 @@ class Ports:
         raise NodeError(f"no free port between {FIRST_PORT} and {FIRST_PORT + PORTS}")
 
 
-async def start_process(launch: Launch, listener: socket.socket, record: Callable[[Process], None]) -> Process:
-    """Start a replica; it goes on only when `record` has written down who it is.
+class Launcher:
+    """Starts replicas: forked from a zygote where there is one, else as fresh processes."""
 
-    Raises:
-        OSError: the interpreter or the working directory cannot be used.
-    """
-    read_end, write_end = os.pipe()
-    try:
+    def __init__(self, ports: Ports, zygotes: Zygotes) -> None:
+        self._ports, self._zygotes = ports, zygotes
+
+    async def start(self, launch: Launch, record: Callable[[int, Process], None]) -> Process:
+        """Start a replica; it goes on only when `record` has written down its port and who it is.
+
+        Raises:
+            NodeError: No port is free.
+            OSError: The interpreter or the working directory cannot be used.
+        """
+        if not launch.working_directory.is_dir():
+            raise NotADirectoryError(f"no such directory: {launch.working_directory}")
+        launch.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        read_end, write_end = os.pipe()
         try:
-            process = _spawn(launch, listener, read_end)
+            with self._ports.listen() as listener:
+                try:
+                    process = await self._fork(launch, listener, read_end) or _spawn(launch, listener, read_end)
+                finally:
+                    os.close(read_end)
+                record(listener.getsockname()[1], process)
+            with suppress(BrokenPipeError):  # it has ended already; whoever watches it sees that
+                os.write(write_end, json.dumps(dict(launch.settings)).encode() + b"\n")
         finally:
-            os.close(read_end)
-        record(process)
-        with suppress(BrokenPipeError):  # it has ended already; whoever watches it sees that
-            os.write(write_end, json.dumps(dict(launch.settings)).encode() + b"\n")
-    finally:
-        os.close(write_end)
-    return process
+            os.close(write_end)
+        return process
+
+    def learn(self, launch: Launch, port: int) -> None:
+        """A replica has become ready: the zygote learns from it."""
+        self._zygotes.learn(launch.python, port)
+
+    async def _fork(self, launch: Launch, listener: socket.socket, stdin: int) -> Process | None:
+        zygote = self._zygotes.for_launch(launch.python, launch.env, launch.threads)
+        if zygote is None:
+            return None
+        with launch.log.open("ab") as log:
+            try:
+                fds = (stdin, log.fileno(), listener.fileno())
+                return Process(await zygote.fork(launch.env, launch.working_directory, fds))
+            except (ZygoteFailed, ProcessLookupError) as error:
+                await self._zygotes.discard(launch.python, str(error))
+                return None
 
 
 def _spawn(launch: Launch, listener: socket.socket, stdin: int) -> Process:
-    launch.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with launch.log.open("ab") as log:
         child = subprocess.Popen(
             [launch.python, str(REPLICA_PROGRAM), "--fd", str(listener.fileno())],

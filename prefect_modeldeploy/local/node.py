@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 
 import uvicorn
 
@@ -46,7 +47,7 @@ def listen(port: int, remembered: int) -> socket.socket:
     raise AssertionError("unreachable: the last candidate returns or raises")
 
 
-async def run(home: Home, port: int = 0, gateway_port: int = 0) -> None:
+async def serve(home: Home, port: int = 0, gateway_port: int = 0) -> None:
     """Run a node until SIGTERM or SIGINT.
 
     Raises:
@@ -76,9 +77,9 @@ async def _serve(node: Node, home: Home, listener: socket.socket, port: int, sto
     )  # fmt: skip
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    home.write_node(NodeInfo(os.getpid(), f"http://127.0.0.1:{port}", node.traffic.url))
+    home.write_node(NodeInfo(os.getpid(), f"http://127.0.0.1:{port}", node.routing.url))
     _log.info(
-        "node %d of %s: control http://127.0.0.1:%d, gateway %s", os.getpid(), home.directory, port, node.traffic.url
+        "node %d of %s: control http://127.0.0.1:%d, gateway %s", os.getpid(), home.directory, port, node.routing.url
     )
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -87,8 +88,19 @@ async def _serve(node: Node, home: Home, listener: socket.socket, port: int, sto
     await serving
 
 
+def run(home: Path | str | None = None, port: int = 0, gateway_port: int = 0) -> int:
+    """Run a node in the foreground; a failure to start is one line on standard error. Returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        asyncio.run(serve(Home(home), port, gateway_port))
+    except (ModelDeployError, OSError) as error:
+        print(f"modeldeploy node: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def main() -> None:
-    """Parse the command line and run; a failure to start is one line on standard error and exit code 1."""
+    """Parse the command line and run."""
     parser = argparse.ArgumentParser(
         prog="python -m prefect_modeldeploy.local.node", description=__doc__.split("\n")[0]
     )
@@ -96,13 +108,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="of the control API; 0: any")
     parser.add_argument("--gateway-port", type=int, default=0, help="of the gateway; 0: any")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    try:
-        asyncio.run(run(Home(arguments.home), arguments.port, arguments.gateway_port))
-    except ModelDeployError as error:
-        sys.exit(f"modeldeploy node: {error}")
-    except OSError as error:
-        sys.exit(f"modeldeploy node: {NodeError(str(error))}")
+    sys.exit(run(arguments.home, arguments.port, arguments.gateway_port))
 
 
 if __name__ == "__main__":

@@ -453,7 +453,13 @@ def serve(listener: socket.socket) -> None:
     app = Replica(settings, _load_or_exit(settings))
     print(f"replica {settings.replica}: loaded in {time.monotonic() - began:.2f} s", file=sys.stderr, flush=True)
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="off", ws="none", timeout_keep_alive=KEEP_ALIVE_SECONDS
+        app,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
     uvicorn.Server(config).run(sockets=[listener])
 

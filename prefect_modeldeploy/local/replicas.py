@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from prefect_modeldeploy.local.launcher import Launch, Ports, start_process
+from prefect_modeldeploy.local.launcher import Launch, Launcher
 from prefect_modeldeploy.local.logs import bound_size, tail
 from prefect_modeldeploy.local.probe import ProbeFailed, get_json
 from prefect_modeldeploy.local.processes import Process, describe_exit
@@ -58,23 +58,21 @@ class Replica:
     def __init__(self, record: ReplicaRecord, store: Store, log: Path, changed: Callable[[], None]) -> None:
         self.record, self.phase = record, Phase.STARTING
         self.ready_since: float | None = None
+        self.routed = False
+        """True while the proxy shall know it."""
         self.log = log
         self._store, self._changed = store, changed
         self._process: Process | None = None
         self.stop_asked, self.settled = asyncio.Event(), asyncio.Event()
 
-    async def run(self, launch: Launch, ports: Ports, timeout: float) -> Ended:
+    async def run(self, launch: Launch, launcher: Launcher, timeout: float) -> Ended:
         """Start it and see it through to its end. Raises NodeError when no port is free."""
         if self.stop_asked.is_set():
             return Ended(Cause.CRASHED, "stopped before it started")
-        listener = ports.listen()
         try:
-            self.record.port = listener.getsockname()[1]
-            self._process = await start_process(launch, listener, self._write_down)
+            self._process = await launcher.start(launch, self._write_down)
         except OSError as error:
             return Ended(Cause.BROKEN, f"cannot start {launch.python} in {launch.working_directory}: {error}")
-        finally:
-            listener.close()
         return await self._until_end(self._process, timeout)
 
     def attach(self) -> None:
@@ -107,7 +105,8 @@ class Replica:
         if self._process is not None:
             self._process.release()
 
-    def _write_down(self, process: Process) -> None:
+    def _write_down(self, port: int, process: Process) -> None:
+        self.record.port = port
         self.record.pid, self.record.started = process.pid, process.started
         self._store.save_replica(self.record)
 
@@ -116,7 +115,7 @@ class Replica:
         self._store.save_replica(self.record)
         self.ready_since = time.monotonic()
         if self.phase is Phase.STARTING:
-            self.phase = Phase.READY
+            self.phase, self.routed = Phase.READY, True
         self.settled.set()
         self._changed()
 

@@ -8,7 +8,7 @@ from prefect_modeldeploy.deployments import Autoscaling, Deployment, DeploymentS
 from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.local.keeper import Keeper, Services
 from prefect_modeldeploy.local.refusals import Refused, invalid
-from prefect_modeldeploy.local.spec import changed, check_spec, first_replicas
+from prefect_modeldeploy.local.spec import changed, check_spec, first_replicas, options_of
 from prefect_modeldeploy.local.store import DeploymentRecord, Mode, ReplicaRecord, now
 from prefect_modeldeploy.local.views import deployment_of
 from prefect_modeldeploy.traffic.endpoint import Server, Upstream
@@ -129,13 +129,17 @@ class Supervisor:
             Upstream(
                 name=keeper.record.id,
                 servers=tuple(
-                    Server(name=replica.record.name, port=replica.record.port) for replica in keeper.ready_replicas()
+                    Server(name=replica.record.name, port=replica.record.port) for replica in keeper.routed_replicas()
                 ),
                 wakes=keeper.wakes,
                 health_path="/v2/health/ready",
             )
             for keeper in self._keepers.values()
         )
+
+    def interpreters(self) -> set[str]:
+        """The interpreters that deployments use."""
+        return {options_of(keeper.record.spec).python for keeper in self._keepers.values()}
 
     async def wake(self, deployment: str) -> tuple[str, int]:
         """The address of a ready replica, waking the deployment if needed (the activator asks)."""
