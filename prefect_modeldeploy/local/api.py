@@ -11,7 +11,8 @@
     GET    /v1/endpoints/{name}                  PUT {"arms": [...], "sticky_header", "expected_epoch"}, DELETE
     PUT    /v1/endpoints/{name}/weights          {"weights": {arm: percent}, "expected_epoch": n | null}
     POST   /v1/endpoints/{name}/epoch            takes the endpoint over: raises the epoch and returns it
-    GET    /v1/endpoints/{name}/windows?after=   what the arms experienced since a cursor; after=now: only the cursor
+    GET    /v1/endpoints/{name}/windows?after=&since=   what the arms experienced since a cursor, or since a time in
+                                                 seconds; after=now: only the cursor
     GET    /v1/endpoints/{name}/audit?after=     POST {"who", "event"}: append-only
 
 Errors are {"error": {"code", "message"}} with 400, 401, 404, 405, 409 or 503; a fault of ours is 500 and its traceback
@@ -40,6 +41,7 @@ from prefect_modeldeploy.local.logs import deployment_log
 from prefect_modeldeploy.local.measured import to_json
 from prefect_modeldeploy.local.refusals import STATUS_CODES, Refused, invalid
 from prefect_modeldeploy.local.service import Node
+from prefect_modeldeploy.traffic.windows import PAGE
 
 M = TypeVar("M", bound=BaseModel)
 Handler = Callable[[Request], Awaitable[Response]]
@@ -101,6 +103,14 @@ def _number(request: Request, name: str, default: int, most: int) -> int:
     if not text.isdecimal() or int(text) > most:
         raise InvalidInput(name, text, f"must be a whole number from 0 to {most}")
     return int(text)
+
+
+def _seconds(request: Request, name: str) -> float:
+    text = request.query_params.get(name, "0")
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidInput(name, text, "must be seconds since the epoch") from None
 
 
 class _Status:
@@ -231,9 +241,11 @@ class _Endpoints:
     async def windows(self, request: Request) -> Response:
         endpoint, routing = self._endpoints.get(request.path_params["name"]), self._node.routing
         if request.query_params.get("after") == "now":
-            return JSONResponse({"windows": [], "cursor": await routing.cursor()})
-        windows, cursor = await routing.windows(endpoint.name, _number(request, "after", 0, 2**62))
-        return JSONResponse({"windows": [to_json(window) for window in windows], "cursor": cursor})
+            return JSONResponse({"windows": [], "cursor": await routing.cursor(), "more": False})
+        after, since = _number(request, "after", 0, 2**62), _seconds(request, "since")
+        windows, cursor = await routing.windows(endpoint.name, after, since)
+        more = len(windows) >= PAGE
+        return JSONResponse({"windows": [to_json(window) for window in windows], "cursor": cursor, "more": more})
 
     async def read_audit(self, request: Request) -> Response:
         after = _number(request, "after", 0, 2**62)

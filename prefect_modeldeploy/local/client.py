@@ -14,9 +14,8 @@ from pydantic import SecretStr
 from prefect_modeldeploy.deployments import Autoscaling, Deployment, DeploymentSpec, DeploymentUpdate
 from prefect_modeldeploy.errors import Conflict, InvalidInput, NotFound, Problem, ProviderError, StaleEpoch
 from prefect_modeldeploy.local.measured import from_json
-from prefect_modeldeploy.measurements import Window
 from prefect_modeldeploy.traffic.endpoint import Endpoint
-from prefect_modeldeploy.traffic.windows import EndpointWindow
+from prefect_modeldeploy.traffic.windows import PAGE, EndpointWindow
 from prefect_modeldeploy.transport import RetryPolicy, SecretHeader, Transport, read_problem
 
 S = TypeVar("S", DeploymentSpec, DeploymentUpdate)
@@ -174,15 +173,23 @@ class NodeClient:
         """Where the measurements of an endpoint stand now, for `windows`."""
         return str((await self._windows(name, "now"))["cursor"])
 
-    async def windows(self, name: str, *, after: str | None = None) -> tuple[list[Window], str]:
-        """What the arms `canary` and `stable` experienced since a cursor, oldest first, and the next cursor."""
-        found, cursor = await self.arm_windows(name, after=after)
-        return [window for each in found if (window := each.to_window()) is not None], cursor
+    async def windows(
+        self, name: str, *, after: str | None = None, since: float | None = None
+    ) -> tuple[list[EndpointWindow], str]:
+        """What the arms of an endpoint experienced, oldest first, and the next cursor.
 
-    async def arm_windows(self, name: str, *, after: str | None = None) -> tuple[list[EndpointWindow], str]:
-        """The same, whatever the arms are called, with status classes and what was not counted."""
-        answer = await self._windows(name, after or "0")
-        return [from_json(window) for window in answer["windows"]], str(answer["cursor"])
+        Args:
+            name: Which endpoint.
+            after: Cursor of a former call, or of `cursor`; None: from the oldest that is kept.
+            since: Only windows that end after this, in seconds since the epoch.
+        """
+        windows, cursor = list[EndpointWindow](), after or "0"
+        while True:
+            page = await self._windows(name, cursor, int(since or 0))
+            windows += [from_json(window) for window in page["windows"]]
+            cursor = str(page["cursor"])
+            if len(page["windows"]) < PAGE:
+                return windows, cursor
 
     async def audit(self, name: str, *, after: int = 0) -> list[dict[str, Any]]:
         """Entries (id, at, who, event) after the one with that id, oldest first, at most 1,000."""
@@ -197,9 +204,9 @@ class NodeClient:
 
     # --- plumbing --------------------------------------------------------------------------------------------------
 
-    async def _windows(self, name: str, after: str) -> dict[str, Any]:
+    async def _windows(self, name: str, after: str, since: float = 0.0) -> dict[str, Any]:
         answer: dict[str, Any] = await self._call(
-            "GET", f"/v1/endpoints/{_quoted(name)}/windows", params={"after": after}
+            "GET", f"/v1/endpoints/{_quoted(name)}/windows", params={"after": after, "since": since}
         )
         return answer
 

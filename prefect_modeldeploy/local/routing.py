@@ -13,6 +13,7 @@ from prefect_modeldeploy.local.store import Store
 from prefect_modeldeploy.traffic.activator import Activator
 from prefect_modeldeploy.traffic.dataplane import DataPlane
 from prefect_modeldeploy.traffic.gateway import Gateway
+from prefect_modeldeploy.traffic.rotation import rotate
 from prefect_modeldeploy.traffic.windows import EndpointWindow, WindowStore
 
 HOLD_SECONDS = 120.0
@@ -116,10 +117,10 @@ class Routing:
         idle = None if last is None else max(0.0, time.time() - last)
         return {"idle_seconds": 0.0 if in_flight else idle, "in_flight": in_flight}
 
-    async def windows(self, endpoint: str, after: int) -> tuple[list[EndpointWindow], int]:
-        """What the arms experienced since a cursor, up to this moment, and the next cursor."""
+    async def windows(self, endpoint: str, after: int, since: float) -> tuple[list[EndpointWindow], int]:
+        """What the arms experienced since a cursor and a time, up to this moment, and the next cursor."""
         await self._count()
-        return self._windows.read(endpoint, after=after)
+        return self._windows.read(endpoint, after=after, since=since)
 
     async def cursor(self) -> int:
         """The cursor of this moment: windows after it hold only requests that end from now on."""
@@ -169,7 +170,13 @@ class Routing:
         """Nobody may read for days, and the log must not wait for them."""
         while True:
             await asyncio.sleep(_COUNT_SECONDS)
-            await self._count()
+            try:
+                await self._count()
+                async with self._counting:
+                    await rotate(self._running, self._windows)
+                    self._windows.forget()
+            except GatewayError as error:
+                _log.warning("the access log could not be looked after: %s", error)
 
 
 def _is_free(port: int) -> bool:
