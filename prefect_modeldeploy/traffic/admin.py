@@ -103,9 +103,10 @@ class AdminSocket:
 
     async def servers(self, worker: int) -> dict[str, dict[str, str]]:
         """Address (`host:port`) of every server that a worker has, by backend and name."""
-        lines = (await self.ask("show servers state", worker=worker)).splitlines()[1:]
+        answer = await self.ask("show servers state", worker=worker)
+        table = answer.partition("\n# ")[2].splitlines()  # the first line is the format's version
         found: dict[str, dict[str, str]] = {}
-        for row in csv.DictReader((line.removeprefix("# ") for line in lines if line), delimiter=" "):
+        for row in csv.DictReader(filter(None, table), delimiter=" "):
             host, port = row["srv_addr"], row["srv_port"]
             address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             found.setdefault(row["be_name"], {})[row["srv_name"]] = address
@@ -116,9 +117,9 @@ class AdminSocket:
         return {line for line in (await self.ask("show backend", worker=worker)).splitlines() if line[:1] != "#"}
 
     async def statistics(self, worker: int) -> list[dict[str, str]]:
-        """The rows of `show stat`."""
+        """The rows of `show stat`; none when the worker has ended meanwhile."""
         text = await self.ask("show stat", worker=worker)
-        return list(csv.DictReader(text.removeprefix("# ").splitlines()))
+        return list(csv.DictReader(text.removeprefix("# ").splitlines())) if text.startswith("# pxname") else []
 
 
 def _short(directory: Path) -> tuple[Path, int]:

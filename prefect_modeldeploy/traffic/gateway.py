@@ -114,13 +114,15 @@ class Gateway:
             if workers is None or workers.current is None or running is None or wanted.shape != running.shape:
                 await self._restart_or_reload(state)
                 return
+            self._running = None  # if this is cut off nobody knows what runs, and the next one reloads
             self._process.write(wanted)
-            self._state, self._running = state, wanted
             try:
                 await self._change(workers, running, wanted)
             except GatewayError as error:
                 _log.warning("the proxy could not be changed while it runs and is reloaded: %s", error)
                 await self._restart_or_reload(state)
+            else:
+                self._state, self._running = state, wanted
 
     async def drain(self, upstream: str, server: str, timeout: float) -> bool:
         """Send no new requests to a server and wait until it has none left.
@@ -174,6 +176,25 @@ class Gateway:
             if row["svname"] == "BACKEND" and row["pxname"] in names
         }
         return self.generation, counted
+
+    async def finished_log(self) -> Path | None:
+        """The access log that no process writes any more; None while an old worker may."""
+        async with self._lock:
+            return None if (await self._workers()).old else self.logs[1 - self._active_log]
+
+    async def switch_log(self) -> None:
+        """Write to the other access log from now on, by a reload.
+
+        Raises:
+            GatewayError: HAProxy refused; it goes on with the former log.
+        """
+        async with self._lock:
+            self._active_log = 1 - self._active_log
+            try:
+                await self._restart_or_reload(self._state)
+            except GatewayError:
+                self._active_log = 1 - self._active_log
+                raise
 
     async def healthy(self) -> bool:
         """True when the proxy runs and accepts."""
@@ -230,18 +251,19 @@ class Gateway:
         except GatewayError:
             self.generation = former
             raise
-        saved = self._process.save()
+        saved, before = self._process.save(), self._running
+        self._running = None
         self._process.write(wanted)
         workers = await self._process.workers()
         try:
             after = await (self._process.start() if workers is None else self._process.reload(workers))
         except GatewayError:
-            self.generation = former
+            self.generation, self._running = former, before
             self._process.restore(saved)
             raise
         self._state, self._running = state, wanted
         for old in after.old:
-            await follow(self._process.admin, old, wanted)
+            await follow(self._process.admin, old, before.maps if before else {}, wanted.maps)
 
     async def _change(self, workers: Workers, running: Rendered, wanted: Rendered) -> None:
         assert workers.current
@@ -250,7 +272,7 @@ class Gateway:
         if running.servers != wanted.servers:
             await change_servers(admin, workers.current, wanted)
         for old in workers.old:
-            await follow(admin, old, wanted)
+            await follow(admin, old, running.maps, wanted.maps)
 
     async def _sessions(self, upstream: str, name: str) -> int:
         workers = await self._workers()

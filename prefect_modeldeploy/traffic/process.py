@@ -52,7 +52,7 @@ class HaproxyProcess:
         write(candidate, rendered.config)
         checker = await asyncio.create_subprocess_exec(
             find_haproxy(),
-            *("-c", "-q", "-f", candidate.name),
+            *("-c", "-f", candidate.name),
             cwd=self.directory,
             env=self._environment((0, 0)),
             stdout=subprocess.PIPE,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from prefect_modeldeploy.errors import GatewayError
 from prefect_modeldeploy.traffic.admin import AdminSocket
-from prefect_modeldeploy.traffic.haproxy_config import ACTIVATOR, ROUTES, SECRETS, Rendered, upstreams_of
+from prefect_modeldeploy.traffic.haproxy_config import ACTIVATOR, ROUTES, Rendered, upstreams_of
 
 Maps = Mapping[str, Mapping[str, str]]
 
@@ -44,8 +44,8 @@ async def change_servers(admin: AdminSocket, worker: int, wanted: Rendered) -> N
                 await admin.ask(f"del server {upstream}/{name}", worker=worker)
 
 
-async def follow(admin: AdminSocket, worker: int, wanted: Rendered) -> None:
-    """Tell a worker that a reload has replaced the routes that it can still understand.
+async def follow(admin: AdminSocket, worker: int, running: Maps, wanted: Maps) -> None:
+    """Tell a worker that a reload has replaced the changes of the maps that it can still understand.
 
     It answers the next request of each connection that was open at the reload, and that request, too, must go where the
     weights say. It knows the upstreams of its time only, and HAProxy changes no servers there ("Proxy is disabled").
@@ -53,11 +53,10 @@ async def follow(admin: AdminSocket, worker: int, wanted: Rendered) -> None:
     """
     try:
         known = await admin.backends(worker)
-        for key, route in wanted.maps[ROUTES].items():
-            if upstreams_of(route) <= known:
-                await admin.ask(f"set map {ROUTES} {key} {route}", worker=worker)
-        for key, secret in wanted.maps[SECRETS].items():
-            await admin.ask(f"set map {SECRETS} {key} {secret}", worker=worker)
+        for name, entries in wanted.items():
+            for key, value in entries.items() - running.get(name, {}).items():
+                if name != ROUTES or upstreams_of(value) <= known:
+                    await admin.ask(f"set map {name} {key} {value}", worker=worker)
     except GatewayError:
         workers = await admin.workers()
         if workers is not None and worker in workers.all:

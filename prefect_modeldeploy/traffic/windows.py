@@ -1,6 +1,7 @@
 """What each arm experienced, from the access log into SQLite: exactly once, whoever dies in between."""
 
 import json
+import os
 import sqlite3
 import time
 from collections import Counter
@@ -8,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from prefect_modeldeploy.errors import GatewayError
 from prefect_modeldeploy.measurements import Arm, Histogram, Window, bucket_of
 from prefect_modeldeploy.traffic.access_log import Request, parse, read_lines
 from prefect_modeldeploy.traffic.outcomes import outcome_of
@@ -31,6 +33,9 @@ INSERT OR IGNORE INTO traffic_sequence VALUES (1, 0);
 """
 
 _CHUNK = 1 << 20
+
+PAGE = 1000
+"""Windows that one read returns, about; fewer mean that there are no more."""
 
 
 @dataclass(slots=True)
@@ -143,7 +148,8 @@ class WindowStore:
                 continue
             offset = self.offset(log)
             size = log.stat().st_size
-            if size < offset:  # it was truncated after everything in it had been counted
+            if size < offset:  # whoever emptied it died before it said so
+                self._forget_offset(log)
                 offset = 0
             if size == offset:
                 continue
@@ -158,19 +164,35 @@ class WindowStore:
         row = self._db.execute("SELECT offset FROM traffic_logs WHERE name = ?", (log.name,)).fetchone()
         return int(row[0]) if row else 0
 
-    def read(self, endpoint: str, *, after: int = 0, limit: int = 1000) -> tuple[list[EndpointWindow], int]:
+    def restart(self, log: Path) -> None:
+        """Empty a log that has been counted whole and that nobody writes.
+
+        Raises:
+            GatewayError: Something in it has not been counted.
+        """
+        if log.exists() and read_lines(log, self.offset(log), _CHUNK)[0]:
+            raise GatewayError(f"{log} has lines that have not been counted: only {self.offset(log)} bytes were")
+        if log.exists():
+            os.truncate(log, 0)
+        self._forget_offset(log)
+
+    def read(
+        self, endpoint: str, *, after: int = 0, since: float = 0.0, limit: int = PAGE
+    ) -> tuple[list[EndpointWindow], int]:
         """Windows of an endpoint after a cursor, and the next cursor.
 
         Args:
             endpoint: Whose.
             after: Cursor that a former call returned; 0 for the beginning.
+            since: Only windows that ended after this, in seconds since the epoch.
             limit: About how many windows at most; those of one ingest stay together.
         """
         sequences = [
             row[0]
             for row in self._db.execute(
-                "SELECT DISTINCT seq FROM traffic_windows WHERE endpoint = ? AND seq > ? ORDER BY seq LIMIT ?",
-                (endpoint, after, limit),
+                "SELECT DISTINCT seq FROM traffic_windows WHERE endpoint = ? AND seq > ? AND end > ? "
+                "ORDER BY seq LIMIT ?",
+                (endpoint, after, since, limit),
             )
         ]
         if not sequences:
@@ -226,6 +248,10 @@ class WindowStore:
         limit = time.time() - 86_400 if before is None else before
         with self._db:
             return self._db.execute("DELETE FROM traffic_windows WHERE end < ?", (limit,)).rowcount
+
+    def _forget_offset(self, log: Path) -> None:
+        with self._db:
+            self._db.execute("DELETE FROM traffic_logs WHERE name = ?", (log.name,))
 
     def _commit(self, log: Path, lines: list[str], after: int) -> None:
         windows: dict[tuple[str, str, str], ArmCounts] = {}

@@ -1,0 +1,119 @@
+"""A real HAProxy in front of real servers."""
+
+import asyncio
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm, Server, Upstream
+from prefect_modeldeploy.traffic.gateway import DataPlane, Gateway
+from tests.conftest import eventually, serve
+from tests.traffic.model_server import model
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def endpoint(weights: dict[str, float] | None = None, name: str = "prod", **options: Any) -> Endpoint:
+    """An endpoint whose arms are the upstreams of the same name."""
+    arms = tuple(EndpointArm(name=arm, upstream=arm, weight=w) for arm, w in (weights or {"stable": 100}).items())
+    return Endpoint(name=name, arms=arms, **options)
+
+
+def upstream(name: str, *ports: int, **options: Any) -> Upstream:
+    servers = tuple(Server(name=f"r{number}", port=port) for number, port in enumerate(ports, 1))
+    return Upstream(name=name, servers=servers, **options)
+
+
+@dataclass
+class Models:
+    """The ports of two models, and the state of a gateway in front of them."""
+
+    stable: int
+    canary: int
+
+    def split(self, canary: float, **options: Any) -> DataPlane:
+        weights = {"stable": 100 - canary, "canary": canary}
+        return DataPlane(
+            (endpoint(weights, **options),), (upstream("stable", self.stable), upstream("canary", self.canary))
+        )
+
+
+@pytest.fixture(scope="session")
+async def models() -> AsyncIterator[Models]:
+    async with serve(model("stable")) as stable, serve(model("canary")) as canary:
+        yield Models(*(int(urlsplit(url).port or 0) for url in (stable, canary)))
+
+
+StartGateway = Callable[..., Awaitable[Gateway]]
+
+
+@pytest.fixture
+async def start_gateway(tmp_path: Path) -> AsyncIterator[StartGateway]:
+    """Starts a gateway with a state; stops every one of them in the end."""
+    async with AsyncExitStack() as stack:
+
+        async def start(state: DataPlane = DataPlane(), **options: Any) -> Gateway:  # noqa: B008 it is immutable
+            options = {"directory": tmp_path / "gateway", "port": free_port(), **options}
+            gateway = Gateway(**options)
+            await gateway.start(state)
+            stack.push_async_callback(gateway.stop, grace=0.1)
+            return gateway
+
+        yield start
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
+        yield client
+
+
+class Replica:
+    """A model server in a process of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
+        self.process, self.port = process, port
+
+    async def kill(self) -> None:
+        """kill -9."""
+        if self.process.returncode is None:
+            self.process.kill()
+            await self.process.wait()
+
+
+@asynccontextmanager
+async def replica(name: str, port: int = 0) -> AsyncIterator[Replica]:
+    command = [sys.executable, "-m", "tests.traffic.model_server", name, str(port)]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout
+    running = Replica(process, int(await process.stdout.readline()))
+    try:
+        await eventually(lambda: _answers(running.port))
+        yield running
+    finally:
+        await running.kill()
+
+
+async def _answers(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionRefusedError:
+        return False
+    writer.close()
+    return True
+
+
+async def ask(client: httpx.AsyncClient, gateway: Gateway, path: str = "/prod/x", **options: Any) -> httpx.Response:
+    return await client.get(gateway.url + path, **options)

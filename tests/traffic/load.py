@@ -1,0 +1,67 @@
+"""Keep-alive clients that send requests at a steady rate and note every answer and every failure."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+
+@dataclass
+class Answers:
+    """What the clients saw. `failures` are answers other than 200 and connections that broke."""
+
+    by_arm: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        return self.by_arm.total()
+
+
+@asynccontextmanager
+async def load(url: str, *, rate: float, connections: int = 8) -> AsyncIterator[Answers]:
+    """Send `rate` requests a second for as long as the block runs."""
+    answers, stop = Answers(), asyncio.Event()
+    clients = [asyncio.create_task(_client(url, connections / rate, answers, stop)) for _ in range(connections)]
+    try:
+        yield answers
+    finally:
+        stop.set()
+        await asyncio.gather(*clients)
+
+
+async def _client(url: str, interval: float, answers: Answers, stop: asyncio.Event) -> None:
+    parts = urlsplit(url)
+    request = f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode()
+    loop = asyncio.get_running_loop()
+    due, streams = loop.time(), None
+    while not stop.is_set():
+        try:
+            streams = streams or await asyncio.open_connection(parts.hostname, parts.port)
+            streams[1].write(request)
+            status, headers = await read_answer(streams[0])
+            if status == 200:
+                answers.by_arm[headers.get("x-modeldeploy-arm", "-")] += 1
+            else:
+                answers.failures.append(f"status {status}")
+            if headers.get("connection") == "close":
+                streams[1].close()
+                streams = None
+        except (OSError, asyncio.IncompleteReadError) as error:
+            answers.failures.append(repr(error))
+            streams = None
+        due += interval
+        await asyncio.sleep(due - loop.time())
+    if streams:
+        streams[1].close()
+
+
+async def read_answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
+    """Status and headers of an answer with a content length; its body is read and dropped."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    first, *lines = head.strip().split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    await reader.readexactly(int(headers["content-length"]))
+    return int(first.split()[1]), headers
