@@ -1,1 +1,59 @@
-"""Deploy models from Prefect."""
+"""Change what serves production, safely: model deployments as Prefect blocks, tasks and flows.
+
+Names are imported when they are first used, so that the serving node and the command line start without Prefect.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prefect_modeldeploy.deployments import Autoscaling as Autoscaling
+    from prefect_modeldeploy.deployments import Capability as Capability
+    from prefect_modeldeploy.deployments import Deployment as Deployment
+    from prefect_modeldeploy.deployments import DeploymentSpec as DeploymentSpec
+    from prefect_modeldeploy.deployments import DeploymentStatus as DeploymentStatus
+    from prefect_modeldeploy.deployments import DeploymentUpdate as DeploymentUpdate
+    from prefect_modeldeploy.deployments import Resources as Resources
+    from prefect_modeldeploy.errors import ModelDeployError as ModelDeployError
+    from prefect_modeldeploy.flows import Approval as Approval
+    from prefect_modeldeploy.flows import canary_rollout as canary_rollout
+    from prefect_modeldeploy.flows import promote_to_production as promote_to_production
+    from prefect_modeldeploy.flows import roll_back as roll_back
+    from prefect_modeldeploy.flows import scale_to_zero as scale_to_zero
+    from prefect_modeldeploy.flows import wake_up as wake_up
+    from prefect_modeldeploy.providers import LocalServing as LocalServing
+    from prefect_modeldeploy.rollout import CanaryPlan as CanaryPlan
+    from prefect_modeldeploy.rollout import JudgePlan as JudgePlan
+    from prefect_modeldeploy.rollout import RolloutRecord as RolloutRecord
+    from prefect_modeldeploy.target import DeploymentTarget as DeploymentTarget
+
+__version__ = version("prefect-modeldeploy")
+
+_HOMES = {
+    "deployments": (
+        "Autoscaling",
+        "Capability",
+        "Deployment",
+        "DeploymentSpec",
+        "DeploymentStatus",
+        "DeploymentUpdate",
+        "Resources",
+    ),
+    "errors": ("ModelDeployError",),
+    "flows": ("Approval", "canary_rollout", "promote_to_production", "roll_back", "scale_to_zero", "wake_up"),
+    "providers": ("LocalServing",),
+    "rollout": ("CanaryPlan", "JudgePlan", "RolloutRecord"),
+    "target": ("DeploymentTarget",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME_OF})

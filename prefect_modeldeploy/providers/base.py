@@ -4,7 +4,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import anyio
 from prefect.blocks.abstract import CredentialsBlock
@@ -17,7 +17,7 @@ from prefect_modeldeploy.deployments import (
     DeploymentStatus,
     DeploymentUpdate,
 )
-from prefect_modeldeploy.errors import DeploymentFailed, NotFound, UnsupportedOperation, WaitTimeout
+from prefect_modeldeploy.errors import DeploymentFailed, UnsupportedOperation, WaitTimeout
 from prefect_modeldeploy.traffic.router import TrafficRouter
 
 
@@ -144,8 +144,6 @@ class ServingClient(ABC):
 
 class ServingCredentials(CredentialsBlock):
     """Base of the providers' blocks: `get_client()` returns a `ServingClient` as an async context manager."""
-
-    _block_schema_capabilities = ["serve-models"]
 
     client_class: ClassVar[type[ServingClient]]
 

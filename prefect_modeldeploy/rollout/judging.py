@@ -1,4 +1,4 @@
-"""Between a rollout and its judge: the plan becomes settings, the record carries the evidence, a verdict becomes a result.
+"""Between a rollout and its judge: plans become settings, records carry the evidence, verdicts become results.
 
 The judge is deterministic, so the same windows give the same timeline: a report can be made again at any time.
 """

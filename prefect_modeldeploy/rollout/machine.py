@@ -11,7 +11,7 @@ after every effect, so that a run that was killed goes on where it stood; doing 
         ROLLING_BACK -restore-> RESTORED -detach-> DETACHED -retire_canary-> RETIRED -end-> ENDED
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from prefect_modeldeploy.rollout.record import Phase, RolloutRecord, StepResult
@@ -112,6 +112,7 @@ def finish(record: RolloutRecord, effect: Effect, now: datetime) -> RolloutRecor
     changes: dict[str, object] = {"phase": _DONE[effect], "pending": None}
     if effect in (Effect.SHIFT, Effect.FILL):
         changes["step_started_at"] = now
+        changes["judged_from"] = record.judged_from or now + timedelta(seconds=record.plan.warm_up_seconds)
     if effect is Effect.PROMOTE:
         changes["outcome"] = "promoted"
     if effect is Effect.END:

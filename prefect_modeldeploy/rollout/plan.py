@@ -51,8 +51,10 @@ class CanaryPlan(BaseModel):
         0.0, ge=0, description="Seconds to go on watching at nearly full traffic before the former version is let go."
     )
     hold_back: Percent = Field(
-        5.0, lt=50, description="Share of the requests that stays on the former version during the bake, in percent: "
-        "what the new one is compared with."
+        5.0,
+        lt=50,
+        description="Share of the requests that stays on the former version during the bake, in percent: "
+        "what the new one is compared with.",
     )
     former: Literal["keep", "scale_to_zero", "delete"] = Field(
         "scale_to_zero", description="What becomes of the former version after the promotion."

@@ -95,9 +95,11 @@ class RolloutRecord(BaseModel):
     cursor: str | None = Field(None, description="Up to where they are judged.")
     judge_state: dict[str, Any] | None = None
     step_started_at: datetime | None = None
+    judged_from: datetime | None = Field(None, description="When the canary had warmed up; nothing before is judged.")
     outcome: Outcome | None = None
     reason: str = ""
     decided_by: str | None = None
+    report: str | None = Field(None, description="Path of the HTML report, on the machine that wrote it.")
     steps: tuple[StepResult, ...] = ()
 
     @property

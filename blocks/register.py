@@ -1,0 +1,15 @@
+"""Register this package's block types with the Prefect server, so that the UI offers them.
+
+    python blocks/register.py
+
+The same as `prefect block register -m prefect_modeldeploy`. Doing it again updates them.
+"""
+
+from prefect_modeldeploy import DeploymentTarget, LocalServing
+
+BLOCKS = (LocalServing, DeploymentTarget)
+
+if __name__ == "__main__":
+    for block in BLOCKS:
+        block.register_type_and_schema()
+        print(f"registered: {block.get_block_type_slug()}")

@@ -1,0 +1,1 @@
+"""The demo: a real model, real requests, and two rollouts on this machine."""

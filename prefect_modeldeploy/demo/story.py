@@ -1,0 +1,240 @@
+"""What `modeldeploy demo` does, in order: train, deploy, roll out a good version, then a bad one, sleep and wake."""
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from prefect_modeldeploy.demo.live import LiveTraffic
+from prefect_modeldeploy.demo.models import FAILING_PERCENT, WRONG_PERCENT, Sample, train
+
+if TYPE_CHECKING:
+    from prefect_modeldeploy.rollout import RolloutRecord
+    from prefect_modeldeploy.target import DeploymentTarget
+
+MODEL = "digits"
+RATE = 200.0
+"""Requests a second."""
+HISTORY_SECONDS = 10.0
+"""How long version 1 serves alone, so that the judge knows what is normal."""
+
+
+@dataclass
+class Outcome:
+    """What happened, and whether it was what should happen."""
+
+    started: float = field(default_factory=time.monotonic)
+    rollouts: list["RolloutRecord"] = field(default_factory=list)
+    requests: dict[str, Any] = field(default_factory=dict)
+    wake_seconds: float | None = None
+    replicas_at_zero: int | None = None
+    report: str | None = None
+    unmet: list[str] = field(default_factory=list)
+
+    def expect(self, held: bool, what: str) -> None:
+        """Note an expectation that did not hold."""
+        if not held:
+            self.unmet.append(what)
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `--json` prints."""
+        return {
+            "ok": not self.unmet,
+            "seconds": round(time.monotonic() - self.started, 1),
+            "rollouts": [
+                {
+                    "version": record.canary_version,
+                    "outcome": record.outcome,
+                    "seconds": round(record.seconds or 0.0, 1),
+                    "decided_by": record.decided_by,
+                }
+                for record in self.rollouts
+            ],
+            "requests": {
+                key: self.requests.get(key) for key in ("sent", "answered", "failed_by_model", "lost", "by_arm")
+            },
+            "wake_seconds": self.wake_seconds,
+            "report": self.report,
+            "unmet": self.unmet,
+        }
+
+
+def tell(*, as_json: bool) -> int:
+    """Run the demo; returns the exit code: 0 only if every expectation held."""
+    # Prefect reads its settings when it is imported. Its log would tear up the live table.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")
+    console = Console(stderr=as_json)
+    outcome = Outcome()
+    with _stage(console) as say:
+        asyncio.run(_play(outcome, say))
+    console.print(_closing(outcome))
+    console.print(f"report of the last rollout: {outcome.report}", soft_wrap=True, highlight=False)
+    for unmet in outcome.unmet:
+        console.print(f"[red]not as expected:[/] {unmet}")
+    if as_json:
+        sys.stdout.write(json.dumps(outcome.as_json()) + "\n")
+    return 1 if outcome.unmet else 0
+
+
+async def _play(outcome: Outcome, say: "Say") -> None:
+    from prefect_modeldeploy.compat import check_prefect_server
+    from prefect_modeldeploy.local.autostart import stop_node
+    from prefect_modeldeploy.providers.local import LocalServing
+    from prefect_modeldeploy.target import DeploymentTarget
+
+    check_prefect_server()
+    home = Path(tempfile.mkdtemp(prefix="modeldeploy-demo-"))
+    target = DeploymentTarget(credentials=LocalServing(home=home), model=MODEL, endpoint=f"{MODEL}-demo")
+    say(
+        f"training three versions of a classifier; version 3 will be wrong in {WRONG_PERCENT} % of its answers "
+        f"and fail in {FAILING_PERCENT} %"
+    )
+    models, samples = await asyncio.to_thread(train, home)
+    try:
+        await _flow()(target, models, samples, outcome, say)
+    finally:
+        await stop_node(home)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _flow() -> Any:
+    """The whole demo as one flow run, so that Prefect starts once and shows it as one."""
+    from prefect import flow
+
+    @flow(name="modeldeploy-demo", validate_parameters=False)
+    async def modeldeploy_demo(
+        target: Any, models: dict[str, Path], samples: list[Sample], outcome: Any, say: Any
+    ) -> None:
+        await _rollouts(target, models, samples, outcome, say)
+        await _sleep_and_wake(target, samples, outcome, say)
+
+    return modeldeploy_demo
+
+
+async def _rollouts(
+    target: "DeploymentTarget", models: dict[str, Path], samples: list[Sample], outcome: Outcome, say: "Say"
+) -> None:
+    from prefect_modeldeploy.deployments import DeploymentSpec
+    from prefect_modeldeploy.flows import canary_rollout, promote_to_production
+    from prefect_modeldeploy.rollout import CanaryPlan
+
+    specs = {
+        version: DeploymentSpec(name=f"{MODEL}-{version}", model=MODEL, version=version, source=str(file))
+        for version, file in models.items()
+    }
+    plan = CanaryPlan(steps=(10, 50, 80), step_seconds=5, deadline_seconds=150, poll_seconds=0.5)
+    say("version 1 goes into production")
+    await promote_to_production(target, specs["1"], note="demo: the first version")
+    traffic = LiveTraffic(await _url(target), samples, RATE, models["1"].parent)
+    await traffic.start()
+    try:
+        say(f"{RATE:.0f} labelled requests a second are on their way", traffic)
+        await traffic.until_sent(int(RATE * HISTORY_SECONDS))
+        for version, expected in (("2", "promoted"), ("3", "rolled_back")):
+            say(f"canary rollout of version {version}", traffic)
+            record = await canary_rollout(target, specs[version], plan, note=f"demo: version {version}")
+            outcome.rollouts.append(record)
+            outcome.report = record.report
+            say(f"version {version} was {str(record.outcome).replace('_', ' ')}: {record.reason}", traffic)
+            outcome.expect(record.outcome == expected, f"version {version} was {record.outcome}, not {expected}")
+    finally:
+        outcome.requests = await traffic.stop()
+    outcome.expect(outcome.requests["lost"] == 0, f"{outcome.requests['lost']} requests were lost")
+    outcome.expect(outcome.requests["failed_by_model"] > 0, "the broken version never failed a request")
+
+
+async def _sleep_and_wake(target: "DeploymentTarget", samples: list[Sample], outcome: Outcome, say: "Say") -> None:
+    from prefect_modeldeploy.deployments import DeploymentStatus
+    from prefect_modeldeploy.flows import scale_to_zero
+    from prefect_modeldeploy.target import client_of
+
+    say("nobody calls any more: scale to zero")
+    await scale_to_zero([target], only_if_idle_seconds=0.2)
+    async with client_of(target) as client:
+        async for found in client.wait(
+            [f"{MODEL}-2"], lambda d: d.status is DeploymentStatus.SCALED_TO_ZERO, timeout_seconds=30
+        ):
+            outcome.replicas_at_zero = found[0].replicas.running
+    outcome.expect(outcome.replicas_at_zero == 0, f"{outcome.replicas_at_zero} replicas run at zero")
+    say("one request comes: it is held while the model wakes")
+    begun = time.monotonic()
+    async with httpx.AsyncClient(timeout=60, trust_env=False) as http:
+        pixels = samples[0].pixels
+        body = {"inputs": [{"name": "pixels", "shape": [1, len(pixels)], "datatype": "FP64", "data": pixels}]}
+        answer = await http.post(await _url(target), json=body)
+    outcome.wake_seconds = round(time.monotonic() - begun, 3)
+    outcome.expect(answer.status_code == 200, f"the request that woke the model got {answer.status_code}")
+    say(f"answered after {outcome.wake_seconds:.2f} s")
+
+
+async def _url(target: "DeploymentTarget") -> str:
+    from prefect_modeldeploy.target import router_of
+
+    async with router_of(target) as (router, name):
+        return f"{await router.url(name)}/v2/models/{MODEL}/infer"
+
+
+class Say:
+    """Tells the audience what happens, with the counts of the live traffic under it."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._begun = console, time.monotonic()
+        self._traffic: LiveTraffic | None = None
+
+    def __call__(self, text: str, traffic: LiveTraffic | None = None) -> None:
+        """Say what happens from now on."""
+        self._traffic = traffic
+        self._console.print(f"[dim]{time.monotonic() - self._begun:5.1f} s[/] {text}", highlight=False)
+
+    def __rich__(self) -> str:
+        if self._traffic is None:
+            return ""
+        counts = self._traffic.counts
+        arms = ", ".join(f"{arm} {n}" for arm, n in sorted(counts["by_arm"].items()))
+        return (
+            f"[dim]{time.monotonic() - self._begun:5.1f} s[/] [cyan]requests: {counts['sent']} sent ({arms}), "
+            f"{counts['failed_by_model']} failed by a model, {counts['lost']} lost[/]"
+        )
+
+
+@contextmanager
+def _stage(console: Console) -> Iterator[Say]:
+    say = Say(console)
+    if not console.is_terminal:
+        yield say
+        return
+    with Live(say, console=console, refresh_per_second=4, transient=True):
+        yield say
+
+
+def _closing(outcome: Outcome) -> Table:
+    table = Table(title="What happened", show_header=True)
+    for column in ("", "outcome", "seconds", "decided by"):
+        table.add_column(column)
+    for record in outcome.rollouts:
+        seconds = f"{record.seconds:.1f}" if record.seconds is not None else ""
+        table.add_row(
+            f"rollout of version {record.canary_version}", str(record.outcome), seconds, record.decided_by or ""
+        )
+    requests = outcome.requests
+    if requests:
+        table.add_row("requests", f"{requests['sent']} sent, {requests['answered']} answered", "", "")
+        table.add_row("", f"{requests['failed_by_model']} failed by the broken model", "", "")
+        table.add_row("", f"{requests['lost']} lost", "", "")
+    if outcome.wake_seconds is not None:
+        table.add_row("wake from zero", "answered", f"{outcome.wake_seconds:.2f}", "")
+    return table

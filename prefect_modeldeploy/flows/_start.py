@@ -1,0 +1,117 @@
+"""How a rollout begins: the record is made, or an open one is found again."""
+
+from datetime import UTC, datetime
+from typing import Literal
+from uuid import uuid4
+
+from prefect.runtime import flow_run
+
+from prefect_modeldeploy.deployments import Deployment, DeploymentSpec
+from prefect_modeldeploy.errors import InvalidInput, NotFound, RolloutInProgress
+from prefect_modeldeploy.flows._driver import drive
+from prefect_modeldeploy.flows._effects import Approval, Effects
+from prefect_modeldeploy.flows._identity import who_started
+from prefect_modeldeploy.rollout import CanaryPlan, Phase, RolloutRecord
+from prefect_modeldeploy.target import DeploymentTarget, router_of
+from prefect_modeldeploy.tasks import _journal
+from prefect_modeldeploy.tasks.deployments import aget_deployment
+from prefect_modeldeploy.tasks.traffic import aclaim_endpoint
+from prefect_modeldeploy.traffic.endpoint import Endpoint
+
+Kind = Literal["canary", "promotion", "roll_back"]
+
+
+def run_name() -> str:
+    """Name of a flow run, for the UI: what is done to what."""
+    target, candidate = (flow_run.parameters.get(key) for key in ("target", "candidate"))
+    where = target.endpoint if isinstance(target, DeploymentTarget) else target
+    what = _id_of(candidate) if isinstance(candidate, str | DeploymentSpec) else None
+    return f"{where}-{what}" if what else f"{where}"
+
+
+async def run_rollout(
+    target: DeploymentTarget | str,
+    candidate: str | DeploymentSpec,
+    plan: CanaryPlan,
+    *,
+    kind: Kind,
+    approval: Approval | None = None,
+    note: str = "",
+) -> RolloutRecord:
+    """Roll `candidate` out by `plan`, or go on with the open rollout of the same candidate."""
+    target = await DeploymentTarget.resolve(target)
+    record = await _open_record(target, _id_of(candidate)) or await _new_record(target, candidate, plan, kind, note)
+    return await drive(record, Effects(target, approval), target.credentials.logger)
+
+
+async def _open_record(target: DeploymentTarget, candidate: str) -> RolloutRecord | None:
+    """The endpoint's open record, taken over by this run; None if there is nothing to go on with."""
+    record = await _journal.load(target.endpoint)
+    endpoint = await current_endpoint(target)
+    # A record whose epoch is not the endpoint's belongs to a rollout that somebody took over from, or to another node.
+    if record is None or record.phase is Phase.ENDED or endpoint is None or endpoint.epoch != record.epoch:
+        return None
+    if record.candidate != candidate:
+        raise RolloutInProgress(
+            f"{target.endpoint} has an open rollout of {record.candidate} (at {record.phase}, started by "
+            f"{record.who.name}): let it end, run it again to go on with it, or roll_back first"
+        )
+    claim = await aclaim_endpoint(target)
+    target.credentials.logger.warning("going on with the rollout of %s, at %s", candidate, record.phase)
+    return record.model_copy(update={"epoch": claim.epoch})
+
+
+async def _new_record(
+    target: DeploymentTarget, candidate: str | DeploymentSpec, plan: CanaryPlan, kind: Kind, note: str
+) -> RolloutRecord:
+    spec = candidate if isinstance(candidate, DeploymentSpec) else None
+    canary = None if spec else await aget_deployment(target, str(candidate))
+    endpoint = await current_endpoint(target)
+    stable = await _stable_of(target, endpoint, kind)
+    name = _id_of(candidate)
+    if stable is not None and stable.id == name:
+        raise InvalidInput("candidate", name, f"it is what {target.endpoint} serves already")
+    return RolloutRecord(
+        id=str(flow_run.id or uuid4()),
+        kind=kind,
+        provider=target.credentials.client_class.provider,
+        model=target.model,
+        endpoint=target.endpoint,
+        environment=target.environment,
+        who=await who_started(),
+        why=note,
+        plan=plan,
+        spec=spec,
+        stable=stable.id if stable else None,
+        canary=name,
+        stable_version=stable.version if stable else None,
+        canary_version=spec.version if spec else canary.version if canary else None,
+        started_at=datetime.now(UTC),
+    )
+
+
+async def current_endpoint(target: DeploymentTarget) -> Endpoint | None:
+    """The target's endpoint; None if there is none yet."""
+    async with router_of(target) as (router, name):
+        try:
+            return await router.get_endpoint(name)
+        except NotFound:
+            return None
+
+
+async def _stable_of(target: DeploymentTarget, endpoint: Endpoint | None, kind: Kind) -> Deployment | None:
+    if endpoint is None:
+        if kind == "promotion":
+            return None
+        raise InvalidInput(
+            "target.endpoint",
+            target.endpoint,
+            "serves nothing yet, so there is nothing to compare with: "
+            "put the first version there with promote_to_production",
+        )
+    stable = next((arm for arm in endpoint.arms if arm.name == "stable"), endpoint.arms[0])
+    return await aget_deployment(target, stable.upstream)
+
+
+def _id_of(candidate: str | DeploymentSpec) -> str:
+    return candidate if isinstance(candidate, str) else candidate.name

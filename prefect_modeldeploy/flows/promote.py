@@ -1,0 +1,48 @@
+"""Promotion: a version that is known to be good takes over, without steps; with a bake, it is watched for a while."""
+
+from typing import Literal
+
+from prefect import flow
+
+from prefect_modeldeploy.deployments import Capability, DeploymentSpec
+from prefect_modeldeploy.errors import UnsupportedOperation
+from prefect_modeldeploy.flows._effects import Approval
+from prefect_modeldeploy.flows._start import run_name, run_rollout
+from prefect_modeldeploy.rollout import CanaryPlan, RolloutRecord
+from prefect_modeldeploy.target import DeploymentTarget
+
+
+@flow(name="promote-to-production", flow_run_name=run_name)
+async def promote_to_production(
+    target: DeploymentTarget | str,
+    candidate: str | DeploymentSpec,
+    mode: Literal["swap", "native"] = "swap",
+    approval: Approval | None = None,
+    bake_seconds: float = 0.0,
+    note: str = "",
+) -> RolloutRecord:
+    """Put a version into production at once. Also puts the first version behind an endpoint.
+
+    Args:
+        target: What to change: a Deployment Target block, or the name of a saved one.
+        candidate: Id of a deployment, or a spec of one to create.
+        mode: `swap` makes this very deployment stable behind the gateway; `native` uses the provider's own promotion.
+        approval: Ask a person before the traffic moves. None: do not ask.
+        bake_seconds: Seconds to watch it, with 5 % of the requests held back on the former version to compare with;
+            harm rolls it back.
+        note: Why this is done; kept in the record.
+
+    Returns:
+        The record: its `outcome` is `promoted` or `rolled_back`.
+
+    Raises:
+        InvalidInput: The candidate serves already. Nothing was changed.
+        UnsupportedOperation: `native` on a provider that has no promotion of its own. Nothing was changed.
+    """
+    target = await DeploymentTarget.resolve(target)
+    if mode == "native":
+        raise UnsupportedOperation(
+            target.credentials.client_class.provider, Capability.PROMOTE, "use mode='swap', which needs only a gateway"
+        )
+    plan = CanaryPlan(steps=(), bake_seconds=bake_seconds)
+    return await run_rollout(target, candidate, plan, kind="promotion", approval=approval, note=note)

@@ -1,0 +1,45 @@
+"""Roll-back: the former version serves again, now. It wins over a rollout in flight."""
+
+from prefect import flow
+
+from prefect_modeldeploy.errors import InvalidInput
+from prefect_modeldeploy.flows._driver import drive
+from prefect_modeldeploy.flows._effects import Effects
+from prefect_modeldeploy.flows._start import current_endpoint, run_name, run_rollout
+from prefect_modeldeploy.rollout import CanaryPlan, RolloutRecord, abort, in_flight
+from prefect_modeldeploy.target import DeploymentTarget
+from prefect_modeldeploy.tasks import _journal
+from prefect_modeldeploy.tasks.traffic import aclaim_endpoint
+
+
+@flow(name="roll-back", flow_run_name=run_name)
+async def roll_back(target: DeploymentTarget | str, to: str | None = None, note: str = "") -> RolloutRecord:
+    """Go back to the former version, or to a named one.
+
+    A rollout in flight is fenced off and turned back. Else the version that served before the last promotion is
+    started again if need be, and takes over once it is ready.
+
+    Args:
+        target: What to change: a Deployment Target block, or the name of a saved one.
+        to: Id of the deployment that shall serve. None: the one that served before.
+        note: Why this is done; kept in the record.
+
+    Returns:
+        The record of the turned-back rollout, or of this one.
+
+    Raises:
+        InvalidInput: Nobody knows a former version; name one.
+    """
+    target = await DeploymentTarget.resolve(target)
+    last = await _journal.load(target.endpoint)
+    endpoint = await current_endpoint(target)
+    if last and endpoint and endpoint.epoch == last.epoch and in_flight(last) and to in (None, last.stable):
+        claim = await aclaim_endpoint(target)
+        taken = last.model_copy(update={"epoch": claim.epoch})
+        reason = f"rolled back by hand: {note}" if note else "rolled back by hand"
+        aborted = abort(taken, reason, decided_by="person")
+        return await drive(aborted, Effects(target, None), target.credentials.logger)
+    former = to or (last.stable if last and last.outcome == "promoted" else None)
+    if former is None:
+        raise InvalidInput("to", to, f"no record of what {target.endpoint} served before; name the deployment")
+    return await run_rollout(target, former, CanaryPlan(steps=()), kind="roll_back", note=note)

@@ -1,0 +1,51 @@
+"""Where the record of a rollout is kept while it runs: a Prefect variable, readable by hooks and by other machines."""
+
+from prefect.events import emit_event
+from prefect.variables import Variable
+
+from prefect_modeldeploy.errors import RolloutError
+from prefect_modeldeploy.rollout import RolloutRecord
+
+LARGEST = 5000
+"""Characters that a Prefect variable can hold."""
+
+
+def variable_name(endpoint: str) -> str:
+    """Name of the variable that holds the record of the endpoint's latest rollout."""
+    return f"modeldeploy_rollout__{endpoint}"
+
+
+async def save(record: RolloutRecord) -> RolloutRecord:
+    """Save the record and tell the world where the rollout stands; returns it."""
+    saved = record.saved()
+    if len(saved) > LARGEST:
+        raise RolloutError(f"the record of {record.endpoint} has {len(saved)} characters; {LARGEST} can be saved")
+    await Variable.aset(variable_name(record.endpoint), saved, tags=["modeldeploy"], overwrite=True)
+    if record.pending is None:
+        emit_event(
+            event=f"modeldeploy.rollout.{record.phase.value.lower().replace('_', '-')}",
+            resource={
+                "prefect.resource.id": f"modeldeploy.{record.provider}.{record.endpoint}",
+                "prefect.resource.name": record.endpoint,
+            },
+            payload={
+                "rollout": record.id,
+                "stable": record.stable,
+                "canary": record.canary,
+                "weight": record.weight,
+                "outcome": record.outcome,
+                "reason": record.reason,
+                "who": record.who.name,
+            },
+        )
+    return record
+
+
+async def load(endpoint: str) -> RolloutRecord | None:
+    """Return the record of the endpoint's latest rollout; None if there never was one."""
+    saved = await Variable.aget(variable_name(endpoint))
+    if saved is None:
+        return None
+    if not isinstance(saved, str):
+        raise RolloutError(f"the variable {variable_name(endpoint)} holds no record; delete it")
+    return RolloutRecord.model_validate_json(saved)

@@ -1,0 +1,78 @@
+"""Watches the arms of an endpoint and judges, until a step of the rollout is over. One task run per step."""
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import anyio
+
+from prefect_modeldeploy.measurements import Arm, Window
+from prefect_modeldeploy.rollout import RolloutRecord, judged, step_over
+from prefect_modeldeploy.rollout.judging import judge_of, step_result
+from prefect_modeldeploy.target import DeploymentTarget
+from prefect_modeldeploy.tasks._pair import pair
+from prefect_modeldeploy.traffic.router import TrafficRouter
+from prefect_modeldeploy.traffic.windows import EndpointWindow
+
+HISTORY_SECONDS = 1800.0
+"""How far back the stable version's own traffic says what is normal."""
+
+SAY_EVERY_SECONDS = 5.0
+
+
+async def _aobserve_traffic(target: DeploymentTarget | str, record: RolloutRecord) -> RolloutRecord:
+    """Judge what the arms experience until the step in progress is over.
+
+    A reader that dies loses nothing: the measurements are kept by the gateway, and the record's cursor says up to
+    where they were judged.
+
+    Args:
+        target: Block, or name of a saved one.
+        record: The rollout, with its canary's share in force.
+
+    Returns:
+        The record after the step.
+    """
+    target = await DeploymentTarget.resolve(target)
+    logger, said = target.credentials.logger, time.monotonic()
+    async with target.credentials.get_client() as client:
+        router = client.router()
+        history = await history_of(router, record) if record.judge_state is None else ()
+        judge, seen = judge_of(record, history), list[Window]()
+        verdict, cursor = judge.verdict(), record.cursor
+        while True:
+            windows, cursor = await router.windows(record.endpoint, after=cursor)
+            for window in judgeable(record, windows):
+                verdict = judge.observe(window)
+                seen.append(window)
+                if verdict.decision == "roll_back":
+                    break
+            now = datetime.now(UTC)
+            if step_over(record, verdict.decision, now):
+                after = record.model_copy(update={"cursor": cursor, "judge_state": judge.state()})
+                result = step_result(record, verdict, seen, now)
+                logger.info("%s at %g %%: %s (%s)", record.candidate, record.weight, result.decision, result.reason)
+                return judged(after, result, now)
+            if time.monotonic() - said > SAY_EVERY_SECONDS:
+                said = time.monotonic()
+                logger.info("%s at %g %%: %s", record.candidate, record.weight, verdict.reason)
+            await anyio.sleep(record.plan.poll_seconds)
+
+
+def judgeable(record: RolloutRecord, windows: Sequence[EndpointWindow]) -> list[Window]:
+    """The windows that count: both arms were asked for, and the canary had warmed up by the plan's rule."""
+    begin = record.judged_from.timestamp() if record.judged_from else 0.0
+    found = [w.to_window() for w in windows if w.start >= begin and 0 < w.weights.get("canary", 0.0) < 100]
+    return [window for window in found if window is not None]
+
+
+async def history_of(router: TrafficRouter, record: RolloutRecord) -> list[Arm]:
+    """What the stable version experienced before this rollout, window by window."""
+    begin = record.started_at.timestamp() - HISTORY_SECONDS
+    windows, _ = await router.windows(record.endpoint, since=begin)
+    end = record.started_at.timestamp()
+    arms = [window.arms["stable"].to_arm() for window in windows if window.end <= end and "stable" in window.arms]
+    return [arm for arm in arms if arm.requests]
+
+
+observe_traffic, aobserve_traffic = pair(_aobserve_traffic)

@@ -1,0 +1,52 @@
+"""The report of a rollout: an artifact in the UI and an HTML file."""
+
+from pathlib import Path
+
+import anyio.to_thread
+from prefect.artifacts import acreate_markdown_artifact
+
+from prefect_modeldeploy.local.home import default_home
+from prefect_modeldeploy.report import report_markdown, write_report
+from prefect_modeldeploy.rollout import Point, RolloutRecord
+from prefect_modeldeploy.rollout.judging import judge_of, point_of
+from prefect_modeldeploy.target import DeploymentTarget
+from prefect_modeldeploy.tasks._pair import pair
+from prefect_modeldeploy.tasks.observing import history_of, judgeable
+
+
+async def _areport_rollout(target: DeploymentTarget | str, record: RolloutRecord) -> Path:
+    """Write the report of a rollout from the measurements that the gateway kept.
+
+    Judging is deterministic, so the evidence is computed once more from the same windows; nothing that the report
+    shows had to survive in the memory of a process.
+
+    Args:
+        target: Block, or name of a saved one.
+        record: The rollout, ended or not.
+
+    Returns:
+        The HTML file; the artifact has the key `rollout-<provider>-<endpoint>`.
+    """
+    target = await DeploymentTarget.resolve(target)
+    points = await _points(target, record)
+    key = f"rollout-{record.provider}-{record.endpoint}".replace("_", "-").replace(".", "-").lower()
+    markdown = await anyio.to_thread.run_sync(report_markdown, record, points)
+    await acreate_markdown_artifact(markdown, key=key, description=f"Rollout of {record.candidate}")
+    path = await anyio.to_thread.run_sync(write_report, record, points, default_home() / "reports")
+    target.credentials.logger.info("report: %s", path)
+    return path
+
+
+async def _points(target: DeploymentTarget, record: RolloutRecord) -> list[Point]:
+    if record.start_cursor is None:
+        return []
+    async with target.credentials.get_client() as client:
+        router = client.router()
+        judge = judge_of(record.model_copy(update={"judge_state": None}), await history_of(router, record))
+        windows, _ = await router.windows(record.endpoint, after=record.start_cursor)
+    ends = {window.id: window.end for window in windows}
+    start = record.started_at.timestamp()
+    return [point_of(w, judge.observe(w), ends[w.id] - start) for w in judgeable(record, windows)]
+
+
+report_rollout, areport_rollout = pair(_areport_rollout)

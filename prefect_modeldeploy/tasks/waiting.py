@@ -1,0 +1,63 @@
+"""Waiting for deployments, with a progress artifact while it lasts."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
+
+from prefect_modeldeploy.deployments import Deployment
+from prefect_modeldeploy.target import DeploymentTarget
+from prefect_modeldeploy.tasks._pair import pair
+
+
+async def _await_until_ready(
+    target: DeploymentTarget | str, deployment_id: str | Sequence[str], timeout_seconds: float = 600.0
+) -> list[Deployment]:
+    """Wait until deployments can take traffic, by the provider's own rules of readiness.
+
+    One task run and one list call per look, however many deployments there are. Shows its progress in the UI.
+
+    Args:
+        target: Block, or name of a saved one.
+        deployment_id: Which one, or several.
+        timeout_seconds: When to give up.
+
+    Returns:
+        The deployments, in the order asked for.
+
+    Raises:
+        DeploymentFailed: One of them failed; holds the reason.
+        WaitTimeout: The time is over.
+    """
+    target = await DeploymentTarget.resolve(target)
+    ids = [deployment_id] if isinstance(deployment_id, str) else list(deployment_id)
+    seen: list[Deployment] = []
+    progress = _Progress(f"{target.endpoint}-ready", f"Waiting for {', '.join(ids)}")
+    async with target.credentials.get_client() as client:
+        async for seen in client.wait(ids, lambda d: d.ready, model=target.model, timeout_seconds=timeout_seconds):
+            states = ", ".join(f"{d.id}: {d.status.value}" for d in seen)
+            await progress.show(100.0 * sum(d.ready for d in seen) / len(seen), states)
+            target.credentials.logger.debug("waiting: %s", states)
+    return seen
+
+
+class _Progress:
+    """A progress artifact, written only when there is news."""
+
+    def __init__(self, key: str, description: str) -> None:
+        self._key, self._description = key.replace("_", "-").replace(".", "-"), description
+        self._id: UUID | None = None
+        self._shown: tuple[float, str] | None = None
+
+    async def show(self, percent: float, states: str) -> None:
+        if self._shown == (percent, states):
+            return
+        self._shown = (percent, states)
+        description = f"{self._description} ({states})"
+        if self._id is None:
+            self._id = await acreate_progress_artifact(percent, key=self._key, description=description)
+        else:
+            await aupdate_progress_artifact(self._id, percent, description=description)
+
+
+wait_until_ready, await_until_ready = pair(_await_until_ready)
