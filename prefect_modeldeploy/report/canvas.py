@@ -25,7 +25,7 @@ METRICS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0072b2", "#d55e00", "#7
 """Okabe and Ito's colours without yellow, and two that differ from them in lightness."""
 
 LOWEST, HIGHEST = 1e-3, 1e6
-"""Evidence beyond these is drawn at the edge."""
+"""Evidence beyond these is drawn at the edge (a threshold that is higher moves it)."""
 
 # Inches. The same margins everywhere, so that a moment is at the same place in all plots.
 _WIDTH, _LEFT, _RIGHT, _ABOVE, _BELOW, _PANEL, _GAP, _LEGEND_ROW = 7.0, 0.78, 0.16, 0.48, 0.46, 1.35, 0.16, 0.2

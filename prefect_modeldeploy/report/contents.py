@@ -17,7 +17,7 @@ class Section:
     text: str = ""
     rows: Sequence[tables.Row] = ()
     header: bool = True
-    """Whether the columns need their names said."""
+    """Whether the columns need their names said; without, the rows are pairs of a name and a value."""
     notes: Sequence[str] = ()
     plots: Sequence[Plot] = ()
 

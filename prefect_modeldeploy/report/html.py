@@ -47,11 +47,18 @@ table {{ border-collapse: collapse; width: 100%; font-size: .88rem; font-variant
 th, td {{ text-align: left; vertical-align: top; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--grid) }}
 thead th {{ color: var(--muted); font-weight: 600; overflow-wrap: normal }}
 tbody th {{ font-weight: 600; white-space: nowrap }}
-td:last-child {{ overflow-wrap: anywhere; width: 100%; min-width: 9rem }}
+td {{ white-space: nowrap }}
+tbody:first-child td {{ white-space: normal; overflow-wrap: anywhere; width: 100% }}
 ul {{ padding-left: 1.1rem; font-size: .88rem }}
 figure {{ margin: .6rem 0; break-inside: avoid }}
 figure svg {{ display: block; width: 100%; max-width: 46rem; height: auto }}
-@media print {{ main {{ max-width: none; padding: 0 }} h2 {{ break-after: avoid }} tr {{ break-inside: avoid }} }}
+@media print {{
+  main {{ max-width: none; padding: 0 }}
+  h2 {{ break-after: avoid }}
+  tr {{ break-inside: avoid }}
+  .wide {{ overflow: visible }}
+  td {{ white-space: normal }}
+}}
 """
 
 

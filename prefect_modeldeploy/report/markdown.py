@@ -29,20 +29,21 @@ def _section(section: Section) -> list[str]:
     if section.text:
         parts.append(_text(section.text))
     if section.rows:
-        parts.append(_table(section.rows, section.header))
+        parts.append(_table(section.rows) if section.header else _pairs(section.rows))
     if section.notes:
         parts.append("\n".join(f"- {_text(note)}" for note in section.notes))
     return parts + [_image(plot) for plot in section.plots]
 
 
-def _table(rows: Sequence[Row], header: bool) -> str:
+def _pairs(rows: Sequence[Row]) -> str:
+    """A list: a table would need a header, and does not wrap a long note in Prefect's first UI."""
+    return "\n".join(f"- **{_text(name)}:** {_text(value)}" for name, value in (row.values() for row in rows))
+
+
+def _table(rows: Sequence[Row]) -> str:
     columns = list(rows[0])
-    lines = [
-        columns if header else [" "] * len(columns),
-        ["---"] * len(columns),
-        *([_text(words.glued(row[column])) for column in columns] for row in rows),
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    cells = ([_text(words.glued(row[column])) for column in columns] for row in rows)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (columns, ["---"] * len(columns), *cells))
 
 
 def _image(plot: Plot) -> str:

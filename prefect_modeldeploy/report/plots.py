@@ -5,7 +5,7 @@ record and points give the same bytes.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prefect_modeldeploy.report import canvas, series, words
@@ -59,7 +59,8 @@ def _errors(record: RolloutRecord, points: Sequence[Point]) -> Plot:
         stretches = [stretch for run in runs for stretch in run]
         drawn += [s.rate for s in stretches]
         said.append(f"{name} {words.failed(sum(s.hits for s in stretches), sum(s.requests for s in stretches))}")
-    axes.set_ylim(0, min(106.0, max(1.0, max(drawn, default=0.0) * 1.15)))
+    top = min(106.0, max(1.0, max(drawn, default=0.0) * 1.15))
+    axes.set_ylim(-0.03 * top, top)  # no failures is a line that can be seen
     canvas.percent_scale(axes)
     canvas.legend(axes)
     canvas.finish(axes, record, points, title, "" if drawn else "No requests")
@@ -99,16 +100,28 @@ def _evidence(record: RolloutRecord, points: Sequence[Point]) -> Plot:
         (upper, harm, limits["harm"], [p.harm for p in points]),
         (lower, safe, limits["safe"], [p.safe for p in points]),
     ):
-        lines = [[_drawable(evidence.get(name)) for evidence in found] for name in metrics]
+        lines = [[_drawable(evidence.get(name), limit) for evidence in found] for name in metrics]
         for index, (name, ys) in enumerate(zip(metrics, lines, strict=True)):
             colour = canvas.METRICS[index % len(canvas.METRICS)]
             dashes = _DASHES[index // len(canvas.METRICS) % len(_DASHES)]
             axes.plot(
-                *series.thinned(xs, ys, most), color=colour, linestyle=dashes, marker=dot, label=words.metric(name)
+                *series.thinned(xs, ys, most),
+                color=colour,
+                linestyle=dashes,
+                marker=dot,
+                clip_on=False,
+                label=words.metric(name),
             )
         if axes is upper and len(metrics) > 1:
-            mean = [_drawable(_log_mean(evidence)) for evidence in found]
-            axes.plot(*series.thinned(xs, mean, most), color=canvas.INK, linewidth=2.0, marker=dot, label="average")
+            mean = [_drawable(series.log_mean(evidence.values()), limit) for evidence in found]
+            axes.plot(
+                *series.thinned(xs, mean, most),
+                color=canvas.INK,
+                linewidth=2.0,
+                marker=dot,
+                clip_on=False,
+                label="average",
+            )
         drawn = [y for line in lines for y in line if math.isfinite(y)]
         canvas.evidence_scale(axes, drawn, limit)
         canvas.finish(axes, record, points, title, "" if drawn else "No evidence")
@@ -129,17 +142,8 @@ def _arms(
     ]
 
 
-def _drawable(log: float | None) -> float:
+def _drawable(log: float | None, limit: float) -> float:
     """Evidence from its logarithm, cut to what the plot shows; NaN where there is none."""
     if log is None or math.isnan(log):
         return math.nan
-    return math.exp(min(max(log, math.log(canvas.LOWEST)), math.log(canvas.HIGHEST)))
-
-
-def _log_mean(logs: Mapping[str, float]) -> float | None:
-    """ln of the mean of e-values given as logarithms."""
-    values: Collection[float] = [value for value in logs.values() if not math.isnan(value)]
-    top = max(values, default=-math.inf)
-    if not math.isfinite(top):
-        return top if values else None
-    return top + math.log(sum(math.exp(value - top) for value in values) / len(values))
+    return math.exp(min(max(log, math.log(canvas.LOWEST)), math.log(max(canvas.HIGHEST, 10 * limit))))

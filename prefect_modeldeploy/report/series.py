@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import Literal
 
+from prefect_modeldeploy.report import words
 from prefect_modeldeploy.rollout.record import RolloutRecord
 from prefect_modeldeploy.rollout.timeline import ArmPoint, Point
 
@@ -38,8 +39,20 @@ class Stretch:
 
 
 def in_order(points: Iterable[Point]) -> list[Point]:
-    """The points by time; values that are not numbers cannot be drawn."""
-    return sorted((p for p in points if math.isfinite(p.at) and math.isfinite(p.seconds)), key=lambda p: p.at)
+    """The points by time, their weights in the steps of 0.01 that weights have (a share times 100 is not exact)."""
+    exact = (
+        p if round(p.weight, 2) == p.weight else p.model_copy(update={"weight": round(p.weight, 2)}) for p in points
+    )
+    return sorted(exact, key=lambda p: p.at)
+
+
+def log_mean(logs: Iterable[float]) -> float | None:
+    """ln of the mean of values given as logarithms; None without any."""
+    values = [log for log in logs if not math.isnan(log)]
+    top = max(values, default=None)
+    if top is None or math.isinf(top):
+        return top
+    return top + math.log(sum(math.exp(value - top) for value in values) / len(values))
 
 
 def extent(record: RolloutRecord, points: Sequence[Point]) -> float:
@@ -105,7 +118,8 @@ def verdict_at(record: RolloutRecord, points: Sequence[Point]) -> float | None:
     """When the verdict fell: the end of the last window at the last judged weight. None while it is open."""
     if record.outcome is None or not points:
         return None
-    judged = [step.weight for step in record.steps if step.step >= 0]
+    late = record.outcome != "promoted"  # a promotion is decided before the bake, which can only undo it
+    judged = [step.weight for step in record.steps if late or not words.baking(record, step)]
     ends = [p.at for p in points if judged and p.weight == judged[-1]]
     return ends[-1] if ends else points[-1].at
 

@@ -4,12 +4,10 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from prefect_modeldeploy.deployments import Deployment
-from prefect_modeldeploy.report import words
+from prefect_modeldeploy.report import series, words
 from prefect_modeldeploy.rollout.record import RolloutRecord, StepResult
 
 Row = dict[str, str]
-
-_VERDICT = {"promote": "promote", "roll_back": "roll back", "continue": "go on"}
 
 
 def deployments_table(deployments: Iterable[Deployment]) -> list[Row]:
@@ -37,11 +35,11 @@ def steps_table(record: RolloutRecord) -> list[Row]:
     return [
         {
             "Step": f"{_step(record, step)} at {words.share(step.weight)}",
-            "Verdict": _VERDICT[step.decision] + (f" ({words.metric(step.decided_by)})" if step.decided_by else ""),
+            "Verdict": _verdict(record, step),
             "Canary failed": words.failed(step.canary_failures, step.canary_requests),
             "Stable failed": words.failed(step.stable_failures, step.stable_requests),
-            "Harm": _evidence(words.harm(step)),
-            "Safety": _evidence(words.safe(step)),
+            "Harm": words.evidence(series.log_mean(step.harm.values())),
+            "Safety": words.evidence(min(step.safe.values(), default=None)),
             "Lasted": words.duration(step.seconds),
             "Why": words.plain(step.reason, 300),
         }
@@ -95,7 +93,7 @@ def plan_table(record: RolloutRecord) -> list[Row]:
         "If the canary fails": after[plan.failed_canary],
     }
     ends = {
-        "Watched after the promotion": words.duration(plan.bake_seconds) if plan.bake_seconds else "",
+        "Bake": f"{words.duration(plan.bake_seconds)} at {words.share(plan.full_weight)}" if plan.bake_seconds else "",
         "The former version": after[plan.former],
     }
     chosen = rows | ends if record.kind == "canary" and plan.steps else ends
@@ -128,22 +126,24 @@ def _named(version: str, deployment: str) -> str:
     return version if version.endswith(name) else f"{version} ({name})"
 
 
-def _evidence(value: float | None) -> str:
-    return "none" if value is None else words.evidence(value)
+def _verdict(record: RolloutRecord, step: StepResult) -> str:
+    if step.decision == "continue":
+        return "go on"
+    final = step.step + 1 >= len(record.plan.steps)
+    word = "roll back" if step.decision == "roll_back" else "promote" if final else "safe, go on"
+    return f"{word} ({words.metric(step.decided_by)})" if step.decided_by else word
 
 
 def _column(record: RolloutRecord, index: int) -> str:
     step = record.steps[index]
-    name = "Bake" if step.step < 0 else f"Step {step.step + 1}"
-    again = sum(earlier.step == step.step for earlier in record.steps[:index])
+    name = "Bake" if words.baking(record, step) else f"Step {step.step + 1}"
+    again = sum((s.step, s.weight) == (step.step, step.weight) for s in record.steps[:index])
     return f"{name}, look {again + 1}" if again else name
 
 
 def _step(record: RolloutRecord, step: StepResult) -> str:
-    if step.step < 0:
-        return "bake"
-    return f"{step.step + 1} of {max(len(record.plan.steps), step.step + 1)}"
+    return "bake" if words.baking(record, step) else f"{step.step + 1} of {len(record.plan.steps)}"
 
 
 def _pair(step: StepResult, name: str) -> str:
-    return f"{_evidence(step.harm.get(name))} / {_evidence(step.safe.get(name))}"
+    return f"{words.evidence(step.harm.get(name))} / {words.evidence(step.safe.get(name))}"

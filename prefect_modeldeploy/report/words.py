@@ -58,12 +58,13 @@ def failed(failures: int, requests: int) -> str:
     return f"{failures:,} of {requests:,} ({rate:.{digits}f} %)"
 
 
-def evidence(value: float) -> str:
-    """An e-value for people: 1 says nothing, 20 says that chance would do this once in 20 times."""
-    if math.isnan(value):
-        return "unknown"
-    if value >= 1e6:
+def evidence(log: float | None) -> str:
+    """Evidence for people, from its natural logarithm: 1 says nothing, 20 is what chance does once in 20 times."""
+    if log is None or math.isnan(log):
+        return "none"
+    if log >= math.log(1e6):
         return "1,000,000+"
+    value = math.exp(log)
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}" if value >= 0.01 else "<0.01"
@@ -72,16 +73,6 @@ def evidence(value: float) -> str:
 def metric(name: str) -> str:
     """A metric's name for people: `latency_p99` is `latency p99`."""
     return plain(name.replace("_", " "), 32) or "unnamed"
-
-
-def harm(step: StepResult) -> float | None:
-    """The evidence that decides a roll-back: the average over the metrics. None without any."""
-    return sum(step.harm.values()) / len(step.harm) if step.harm else None
-
-
-def safe(step: StepResult) -> float | None:
-    """The evidence that decides a promotion: the weakest of the metrics, as all must agree. None without any."""
-    return min(step.safe.values(), default=None)
 
 
 def canary(record: RolloutRecord) -> str:
@@ -99,26 +90,25 @@ def _version(version: str | None, deployment: str) -> str:
 
 
 def headline(record: RolloutRecord) -> str:
-    """One sentence that says how it ended, when, and why."""
-    if record.outcome == "promoted":
+    """One sentence that says how it ended, when, and why; or how it stands."""
+    subject, outcome = canary(record), record.outcome
+    if outcome == "promoted":
         went = "is back in production" if record.kind == "roll_back" else "was promoted"
-    elif record.outcome == "rolled_back":
+    elif outcome == "rolled_back":
         went = "did not come back" if record.kind == "roll_back" else "was rolled back"
-    elif record.outcome == "held":
-        went = f"is held at {share(weight(record))}, undecided"
+    elif outcome == "held":
+        went = f"is held at {share(record.steps[-1].weight)}" if record.steps else "is held"
     else:
-        went = f"is on its way ({record.phase.value.lower().replace('_', ' ')})"
-    subject = canary(record)
-    after = f" after {duration(record.seconds)}" if record.outcome and record.seconds is not None else ""
+        went = f"is being rolled out, at {share(record.weight)} now" if record.weight else "is being prepared"
+    after = f" after {duration(record.seconds)}" if outcome and record.seconds is not None else ""
     reason = plain(record.reason, 300)
     return f"{subject[0].upper()}{subject[1:]} {went}{after}" + (f": {reason}" if reason else "")
 
 
-def weight(record: RolloutRecord) -> float:
-    """Percent of the requests that the canary was given last."""
-    if record.steps:
-        return record.steps[-1].weight
-    return record.plan.steps[record.step] if record.step < len(record.plan.steps) else 0.0
+def baking(record: RolloutRecord, step: StepResult) -> bool:
+    """Whether a result is that of the bake, which comes after the last step at a weight of its own."""
+    steps = record.plan.steps
+    return not 0 <= step.step < len(steps) or step.weight != steps[step.step]
 
 
 def thresholds(record: RolloutRecord) -> Mapping[str, float]:

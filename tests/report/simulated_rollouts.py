@@ -114,9 +114,9 @@ def looks(plan: CanaryPlan, points: list[Point], last: str, reason: str, decided
                 stable_failures=sum(p.stable.failures for p in mine),
                 decision=last if final else "continue",
                 reason=reason if final else "not enough evidence either way yet",
-                harm={name: math.exp(min(value, 700)) for name, value in mine[-1].harm.items()},
-                safe={name: math.exp(min(value, 700)) for name, value in mine[-1].safe.items()},
-                decided_by=decided_by if final else None,
+                harm=dict(mine[-1].harm),
+                safe=dict(mine[-1].safe),
+                decided_by=decided_by if final else "failures",
             )
         )
     return tuple(results)
