@@ -8,12 +8,16 @@
     proportion.py   one share, one limit      quantiles.py   whole distributions, single quantiles
     dispersion.py   bursts                    split.py       does the router do what it was asked?
 
+    thresholds.py   rules with counters       expressions.py  the language of their conditions
+    points.py       Kayenta's classifier of per-interval points
+
 Docs: `docs/how-a-rollout-is-judged.md`.
 """
 
 from prefect_modeldeploy.analysis.dispersion import excess_dispersion
 from prefect_modeldeploy.analysis.evalue import Tally
-from prefect_modeldeploy.analysis.judge import Decision, Judge, Verdict
+from prefect_modeldeploy.analysis.expressions import Condition
+from prefect_modeldeploy.analysis.judge import Judge
 from prefect_modeldeploy.analysis.metrics import (
     DEFAULT_METRICS,
     Accuracy,
@@ -26,7 +30,10 @@ from prefect_modeldeploy.analysis.metrics import (
 )
 from prefect_modeldeploy.analysis.planner import StepPlan, plan_step
 from prefect_modeldeploy.analysis.settings import JudgeSettings
+from prefect_modeldeploy.analysis.threshold_judge import ThresholdJudge
+from prefect_modeldeploy.analysis.thresholds import Phase, Rule
 from prefect_modeldeploy.analysis.tracker import Reading
+from prefect_modeldeploy.analysis.verdict import Decision, Verdict
 from prefect_modeldeploy.measurements import Arm, Histogram, Moments, Quality, Window
 
 __all__ = [
@@ -34,6 +41,7 @@ __all__ = [
     "Accuracy",
     "Agreement",
     "Arm",
+    "Condition",
     "Cost",
     "Decision",
     "Drift",
@@ -44,10 +52,13 @@ __all__ = [
     "Latency",
     "Metric",
     "Moments",
+    "Phase",
     "Quality",
     "Reading",
+    "Rule",
     "StepPlan",
     "Tally",
+    "ThresholdJudge",
     "Verdict",
     "Window",
     "excess_dispersion",
