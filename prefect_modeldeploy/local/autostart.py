@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from prefect_modeldeploy.errors import NodeError, ProviderError
 from prefect_modeldeploy.local.client import NodeClient
 from prefect_modeldeploy.local.home import Home, NodeInfo
@@ -86,7 +88,7 @@ async def stop_node(home: Home | Path | str | None = None, *, timeout_seconds: f
     deadline = time.monotonic() + timeout_seconds
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
-    while place.holder() == pid:
+    while _lives(pid):
         if time.monotonic() > deadline:
             raise NodeError(
                 f"home={place.directory}: node {pid} did not end within {timeout_seconds:g} s; {_log_of(place)}"
@@ -102,6 +104,13 @@ async def node_overview(home: Home | Path | str | None = None) -> dict[str, Any]
         return None
     async with NodeClient(info.control_url, place.token()) as client:
         return {"control_url": info.control_url, **await client.status()}
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _home(home: Home | Path | str | None) -> Home:
