@@ -46,7 +46,7 @@ def _steps_text(record: RolloutRecord) -> str:
     return (
         f"Evidence of harm from {limits['harm']:.4g} on rolls the canary back, at any time; after the last step, "
         f"evidence of safety from {limits['safe']:.4g} on promotes it. 1 says nothing; chance alone hardly ever gets "
-        "to 20. With several metrics, harm is their average and safety the weakest."
+        "to 20. With several metrics, harm is their weighted average and safety the weakest."
     )
 
 

@@ -86,7 +86,7 @@ def _latency(record: RolloutRecord, points: Sequence[Point]) -> Plot:
 
 
 def _evidence(record: RolloutRecord, points: Sequence[Point]) -> Plot:
-    limits = words.thresholds(record)
+    limits, weights = words.thresholds(record), words.weights(record)
     metrics = sorted({name for p in points for name in (*p.harm, *p.safe)})
     harm = f"Evidence of harm: roll back at {limits['harm']:.4g}"
     safe = f"Evidence of safety: promote at {limits['safe']:.4g}"
@@ -113,14 +113,14 @@ def _evidence(record: RolloutRecord, points: Sequence[Point]) -> Plot:
                 label=words.metric(name),
             )
         if axes is upper and len(metrics) > 1:
-            mean = [_drawable(series.log_mean(evidence.values()), limit) for evidence in found]
+            mean = [_drawable(series.log_total(evidence, weights), limit) for evidence in found]
             axes.plot(
                 *series.thinned(xs, mean, most),
                 color=canvas.INK,
                 linewidth=2.0,
                 marker=dot,
                 clip_on=False,
-                label="average",
+                label="weighted average",
             )
         drawn = [y for line in lines for y in line if math.isfinite(y)]
         canvas.evidence_scale(axes, drawn, limit)

@@ -1,7 +1,7 @@
 """From windows to lines that can be drawn: merged where they hold few requests, cut where there is no data, thinned."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import Literal
@@ -46,13 +46,14 @@ def in_order(points: Iterable[Point]) -> list[Point]:
     return sorted(exact, key=lambda p: p.at)
 
 
-def log_mean(logs: Iterable[float]) -> float | None:
-    """ln of the mean of values given as logarithms; None without any."""
-    values = [log for log in logs if not math.isnan(log)]
-    top = max(values, default=None)
+def log_total(logs: Mapping[str, float], weights: Mapping[str, float]) -> float | None:
+    """ln of the weighted average of evidence given as logarithms, by metric; None without any."""
+    known = {name: log for name, log in logs.items() if not math.isnan(log)}
+    top = max(known.values(), default=None)
     if top is None or math.isinf(top):
         return top
-    return top + math.log(sum(math.exp(value - top) for value in values) / len(values))
+    total = sum(weights.get(name, 1.0) for name in known)
+    return top + math.log(sum(weights.get(name, 1.0) * math.exp(log - top) for name, log in known.items()) / total)
 
 
 def extent(record: RolloutRecord, points: Sequence[Point]) -> float:

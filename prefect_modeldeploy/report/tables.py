@@ -32,13 +32,14 @@ def deployments_table(deployments: Iterable[Deployment]) -> list[Row]:
 
 def steps_table(record: RolloutRecord) -> list[Row]:
     """One row for each look at the evidence: what both arms experienced, the evidence, the verdict and why."""
+    weights = words.weights(record)
     return [
         {
             "Step": f"{_step(record, step)} at {words.share(step.weight)}",
             "Verdict": _verdict(record, step),
             "Canary failed": words.failed(step.canary_failures, step.canary_requests),
             "Stable failed": words.failed(step.stable_failures, step.stable_requests),
-            "Harm": words.evidence(series.log_mean(step.harm.values())),
+            "Harm": words.evidence(series.log_total(step.harm, weights)),
             "Safety": words.evidence(min(step.safe.values(), default=None)),
             "Lasted": words.duration(step.seconds),
             "Why": words.plain(step.reason, 300),

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from prefect_modeldeploy.rollout.judging import settings_of
 from prefect_modeldeploy.rollout.record import RolloutRecord, StepResult
 
 LONGEST = 1_000
@@ -54,8 +55,8 @@ def failed(failures: int, requests: int) -> str:
     if not requests:
         return "no requests"
     rate = 100 * failures / requests
-    digits = 0 if rate in (0.0, 100.0) else 2 if rate < 1 else 1
-    return f"{failures:,} of {requests:,} ({rate:.{digits}f} %)"
+    shown = f"{rate:.2g}" if rate < 1 else f"{rate:.1f}".removesuffix(".0")
+    return f"{failures:,} of {requests:,} ({shown} %)"
 
 
 def evidence(log: float | None) -> str:
@@ -114,6 +115,11 @@ def baking(record: RolloutRecord, step: StepResult) -> bool:
 def thresholds(record: RolloutRecord) -> Mapping[str, float]:
     """Evidence from which on a canary is rolled back (`harm`) or promoted (`safe`)."""
     return {"harm": 1 / record.plan.judge.alpha, "safe": 1 / record.plan.judge.beta}
+
+
+def weights(record: RolloutRecord) -> Mapping[str, float]:
+    """What each metric counts in the average evidence of harm, by which the judge rolls back."""
+    return {metric.name: metric.weight for metric in settings_of(record.plan.judge).metrics}
 
 
 def latency(seconds: float) -> str:

@@ -181,9 +181,9 @@ def without_steps() -> Rollout:
 
 
 def long() -> Rollout:
-    """A day, looked at each five seconds, with eight metrics and evidence beyond every scale."""
+    """A day, looked at each half minute, with eight metrics and evidence beyond every scale."""
     plan = CanaryPlan(steps=(1, 5, 10, 25, 50), step_seconds=17_280, deadline_seconds=90_000)
-    points = windows(plan, Traffic(per_second=20, poll=5, canary_errors=0.0041))
+    points = windows(plan, Traffic(per_second=5, poll=30, canary_errors=0.0041))
     rng = np.random.default_rng(3)
     walks = np.cumsum(rng.normal(0.01, 0.4, (len(points), 8)), axis=0)
     names = [f"quality_of_answers_{i}" for i in range(8)]

