@@ -12,7 +12,7 @@ manual, section 8.5); `generation` tells apart the workers that wrote the line.
 from dataclasses import dataclass
 from pathlib import Path
 
-LOG_FILES = ("access-a.log", "access-b.log")
+ACCESS_LOG = "access.log"
 
 _FIELDS = 12
 

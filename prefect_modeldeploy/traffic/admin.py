@@ -12,6 +12,8 @@ SOCKET = "admin.sock"
 _LONGEST_PATH = 100
 """Bytes; a Unix socket's path may have 104 (macOS) to 108 (Linux), with the final NUL."""
 
+_OLD_WORKER_POLL_SECONDS = 0.05
+
 
 @dataclass(frozen=True, slots=True)
 class Workers:
@@ -74,6 +76,32 @@ class AdminSocket:
         if answer := await self.ask(command, worker=worker):
             raise GatewayError(f"HAProxy refused `{' '.join(command.split()[:3])} ...`: {answer}")
 
+    async def ask_old(self, command: str, *, worker: int) -> str:
+        """As `ask`, to a worker that may end at any moment: then the answer is empty.
+
+        The master never answers a command that it passed on to a worker which ended before it took it.
+
+        Raises:
+            GatewayError: The worker is there, but does not answer.
+        """
+        asking = asyncio.ensure_future(self.ask(command, worker=worker))
+        try:
+            while not asking.done():
+                await asyncio.wait({asking}, timeout=_OLD_WORKER_POLL_SECONDS)
+                if not asking.done() and not await self._has(worker):
+                    return ""
+            return asking.result()
+        except GatewayError:
+            if await self._has(worker):
+                raise
+            return ""
+        finally:
+            asking.cancel()
+
+    async def _has(self, worker: int) -> bool:
+        workers = await self.workers()
+        return workers is not None and worker in workers.all
+
     async def workers(self) -> Workers | None:
         """Which processes run; None when no master listens.
 
@@ -113,12 +141,12 @@ class AdminSocket:
         return found
 
     async def backends(self, worker: int) -> set[str]:
-        """Names of the backends that a worker has."""
-        return {line for line in (await self.ask("show backend", worker=worker)).splitlines() if line[:1] != "#"}
+        """Names of the backends that a worker has; none when it has ended meanwhile."""
+        return {line for line in (await self.ask_old("show backend", worker=worker)).splitlines() if line[:1] != "#"}
 
     async def statistics(self, worker: int) -> list[dict[str, str]]:
         """The rows of `show stat`; none when the worker has ended meanwhile."""
-        text = await self.ask("show stat", worker=worker)
+        text = await self.ask_old("show stat", worker=worker)
         return list(csv.DictReader(text.removeprefix("# ").splitlines())) if text.startswith("# pxname") else []
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from prefect_modeldeploy.errors import GatewayError
-from prefect_modeldeploy.traffic.access_log import LOG_FILES
+from prefect_modeldeploy.traffic.access_log import ACCESS_LOG
 from prefect_modeldeploy.traffic.admin import Workers
 from prefect_modeldeploy.traffic.dataplane import DataPlane
 from prefect_modeldeploy.traffic.haproxy_config import Rendered, Settings, is_loopback, render
-from prefect_modeldeploy.traffic.process import CONFIG, HaproxyProcess
+from prefect_modeldeploy.traffic.process import HaproxyProcess
 from prefect_modeldeploy.traffic.runtime import change_maps, change_servers, follow
 
 __all__ = ["DataPlane", "Gateway"]
@@ -74,7 +74,6 @@ class Gateway:
         self._state = DataPlane()
         self._running: Rendered | None = None
         self._draining: frozenset[tuple[str, str]] = frozenset()
-        self._active_log = 0
         self.generation = ""
 
     @property
@@ -85,8 +84,8 @@ class Gateway:
 
     @property
     def logs(self) -> tuple[Path, ...]:
-        """The access logs: one is being written, the other was."""
-        return tuple(self.directory / name for name in LOG_FILES)
+        """The access logs, for `WindowStore.ingest`."""
+        return (self.directory / ACCESS_LOG,)
 
     async def start(self, state: DataPlane) -> None:
         """Bring up the proxy with this state, or adopt the one that a killed supervisor left running here.
@@ -95,7 +94,6 @@ class Gateway:
             GatewayError: No HAProxy is installed, the port is taken, or the configuration is refused.
         """
         async with self._lock:
-            self._active_log = self._log_in_use()
             await self._restart_or_reload(state)
 
     async def apply(self, state: DataPlane) -> None:
@@ -177,25 +175,6 @@ class Gateway:
         }
         return self.generation, counted
 
-    async def finished_log(self) -> Path | None:
-        """The access log that no process writes any more; None while an old worker may."""
-        async with self._lock:
-            return None if (await self._workers()).old else self.logs[1 - self._active_log]
-
-    async def switch_log(self) -> None:
-        """Write to the other access log from now on, by a reload.
-
-        Raises:
-            GatewayError: HAProxy refused; it goes on with the former log.
-        """
-        async with self._lock:
-            self._active_log = 1 - self._active_log
-            try:
-                await self._restart_or_reload(self._state)
-            except GatewayError:
-                self._active_log = 1 - self._active_log
-                raise
-
     async def healthy(self) -> bool:
         """True when the proxy runs and accepts."""
         workers = await self._process.workers()
@@ -223,15 +202,11 @@ class Gateway:
             self._running = None
 
     def _render(self, state: DataPlane) -> Rendered:
-        return render(state, self._settings, generation=self.generation, log=self._active_log, draining=self._draining)
+        return render(state, self._settings, generation=self.generation, draining=self._draining)
 
     def _forget_drained(self, state: DataPlane) -> None:
         there = {(upstream.name, server.name) for upstream in state.upstreams for server in upstream.servers}
         self._draining &= there
-
-    def _log_in_use(self) -> int:
-        config = self.directory / CONFIG
-        return 1 if config.exists() and "MODELDEPLOY_LOG_B" in config.read_text() else 0
 
     async def _workers(self) -> Workers:
         workers = await self._process.workers()

@@ -30,8 +30,8 @@ ROUTES, SECRETS = "routes.map", "secrets.map"
 ACTIVATOR = "ACTIVATOR"
 """Name of the server that holds requests; names of ours are upper case, names of users never are."""
 
-LOG_FDS = ("MODELDEPLOY_LOG_A", "MODELDEPLOY_LOG_B")
-"""Environment variables that hold the descriptors of the two access logs."""
+LOG_FD = "MODELDEPLOY_LOG_FD"
+"""Environment variable that holds the descriptor of the access log."""
 
 CHECK = "check inter 1s fastinter 200ms downinter 500ms fall 3 rise 1 observe layer4 error-limit 1 on-error mark-down"
 
@@ -67,16 +67,13 @@ class Rendered:
     servers: Mapping[str, Mapping[str, str]]
 
 
-def render(
-    state: DataPlane, settings: Settings, *, generation: str, log: int = 0, draining: frozenset[tuple[str, str]]
-) -> Rendered:
+def render(state: DataPlane, settings: Settings, *, generation: str, draining: frozenset[tuple[str, str]]) -> Rendered:
     """Put a desired state into HAProxy's words.
 
     Args:
         state: What shall be.
         settings: Where to listen, who may call.
         generation: Marks the log lines of the workers that run this file.
-        log: Which of the two access logs to write.
         draining: (upstream, server) that shall get no new requests.
     """
     servers = {
@@ -87,7 +84,7 @@ def render(
         }
         for upstream in state.upstreams
     }
-    head = _global(settings, log) + _defaults(settings) + _frontend(state, settings)
+    head = _global(settings) + _defaults(settings) + _frontend(state, settings)
     shape, config = list(head), [f"global\n  setenv GENERATION {generation}", *head]
     for upstream in state.upstreams:
         backend = _backend(upstream, settings, draining)
@@ -171,8 +168,8 @@ def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def _global(settings: Settings, log: int) -> list[str]:
-    target = [f'  log fd@"${{{LOG_FDS[log]}}}" len 4096 format raw local0 info'] if settings.log else []
+def _global(settings: Settings) -> list[str]:
+    target = [f'  log fd@"${{{LOG_FD}}}" len 4096 format raw local0 info'] if settings.log else []
     return [
         "  stats socket unix@worker.sock mode 600 level admin expose-fd listeners",
         f"  nbthread {settings.threads}",
@@ -297,8 +294,12 @@ def _choice(state: DataPlane) -> list[str]:
 
 def _backend(upstream: Upstream, settings: Settings, draining: frozenset[tuple[str, str]]) -> list[str]:
     lines = [f"backend {upstream.name}", "  balance leastconn"]
+    if all(is_loopback(server.host) for server in upstream.servers):
+        # HAProxy pauses for this long, at most a second, before it tries another server. Loopback connects at once.
+        lines.append("  timeout connect 200ms")
     if upstream.retry_sent:
-        lines += ["  http-reuse always", "  retry-on conn-failure empty-response"]
+        # Without the buffer a request whose body comes after its head in a packet of its own is never sent again.
+        lines += ["  http-reuse always", "  retry-on conn-failure empty-response", "  option http-buffer-request"]
     else:
         lines += ["  http-reuse safe", "  retry-on conn-failure"]
     if upstream.health_path:

@@ -6,22 +6,23 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import psutil
 
 from prefect_modeldeploy.errors import GatewayError
-from prefect_modeldeploy.traffic.access_log import LOG_FILES
+from prefect_modeldeploy.traffic.access_log import ACCESS_LOG
 from prefect_modeldeploy.traffic.admin import SOCKET, AdminSocket, Workers
 from prefect_modeldeploy.traffic.binary import find_haproxy
-from prefect_modeldeploy.traffic.haproxy_config import LOG_FDS, ROUTES, SECRETS, Rendered
+from prefect_modeldeploy.traffic.haproxy_config import LOG_FD, ROUTES, SECRETS, Rendered
 
 CONFIG = "haproxy.cfg"
 MESSAGES = "haproxy.log"
 """What HAProxy itself says: starts, reloads, servers that go up and down."""
 
 _START_SECONDS = 20.0
+_STOP_SECONDS = 5.0
 
 
 class HaproxyProcess:
@@ -54,7 +55,7 @@ class HaproxyProcess:
             find_haproxy(),
             *("-c", "-f", candidate.name),
             cwd=self.directory,
-            env=self._environment((0, 0)),
+            env=self._environment(0),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
@@ -93,15 +94,15 @@ class HaproxyProcess:
         with contextlib.ExitStack() as files:
             output = files.enter_context(messages.open("ab"))
             said_before = output.tell()
-            logs = tuple(files.enter_context((self.directory / name).open("ab")).fileno() for name in LOG_FILES)
+            log = files.enter_context((self.directory / ACCESS_LOG).open("ab")).fileno()
             self._child = subprocess.Popen(  # noqa: ASYNC220 it returns at once and outlives the loop
                 [find_haproxy(), "-W", "-f", CONFIG, "-S", f"unix@{SOCKET},mode,600"],
                 cwd=self.directory,
-                env=self._environment(logs),
+                env=self._environment(log),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                pass_fds=logs,
+                pass_fds=(log,),
                 start_new_session=True,
             )
         deadline = time.monotonic() + _START_SECONDS
@@ -139,14 +140,28 @@ class HaproxyProcess:
         if workers is None:
             return
         family = [psutil.Process(pid) for pid in (workers.master, *workers.all) if psutil.pid_exists(pid)]
-        for number, seconds in ((signal.SIGUSR1, grace), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
-            targets = family if number == signal.SIGKILL else family[:1]
-            for process in targets:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.send_signal(number)
-            if await self._gone(family, seconds):
+        _send(signal.SIGUSR1, family[:1])
+        await self._answered(workers, grace)
+        for number, targets in ((signal.SIGTERM, family[:1]), (signal.SIGKILL, family)):
+            _send(number, targets)
+            if await self._gone(family, _STOP_SECONDS):
                 return
         raise GatewayError(f"HAProxy (process {workers.master}) cannot be stopped")
+
+    async def _answered(self, workers: Workers, grace: float) -> None:
+        """Wait for the requests in flight; idle connections, which a soft stop would wait for too, do not count."""
+        deadline = time.monotonic() + grace
+        while time.monotonic() < deadline:
+            if not await self._is_answering(workers):
+                return
+            await asyncio.sleep(0.02)
+
+    async def _is_answering(self, workers: Workers) -> bool:
+        for worker in workers.all:
+            rows = await self.admin.statistics(worker)
+            if any(row["svname"] == "BACKEND" and int(row["scur"] or 0) for row in rows):
+                return True
+        return False
 
     async def _gone(self, family: list[psutil.Process], seconds: float) -> bool:
         deadline = time.monotonic() + seconds
@@ -164,8 +179,8 @@ class HaproxyProcess:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.directory.chmod(0o700)
 
-    def _environment(self, logs: tuple[int, ...]) -> dict[str, str]:
-        return {**os.environ, **{name: str(fd) for name, fd in zip(LOG_FDS, logs, strict=True)}}
+    def _environment(self, log: int) -> dict[str, str]:
+        return {**os.environ, LOG_FD: str(log)}
 
 
 def write(path: Path, content: str) -> None:
@@ -179,6 +194,12 @@ def write(path: Path, content: str) -> None:
 
 def _lines(content: Mapping[str, str]) -> str:
     return "".join(f"{key} {value}\n" for key, value in content.items())
+
+
+def _send(number: signal.Signals, processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -51,16 +51,11 @@ async def follow(admin: AdminSocket, worker: int, running: Maps, wanted: Maps) -
     weights say. It knows the upstreams of its time only, and HAProxy changes no servers there ("Proxy is disabled").
     It may end at any moment, which is no error.
     """
-    try:
-        known = await admin.backends(worker)
-        for name, entries in wanted.items():
-            for key, value in entries.items() - running.get(name, {}).items():
-                if name != ROUTES or upstreams_of(value) <= known:
-                    await admin.ask(f"set map {name} {key} {value}", worker=worker)
-    except GatewayError:
-        workers = await admin.workers()
-        if workers is not None and worker in workers.all:
-            raise
+    known = await admin.backends(worker)
+    for name, entries in wanted.items():
+        for key, value in entries.items() - running.get(name, {}).items():
+            if name != ROUTES or upstreams_of(value) <= known:
+                await admin.ask_old(f"set map {name} {key} {value}", worker=worker)
 
 
 async def _have_server(admin: AdminSocket, worker: int, server: str, line: str, address: str | None) -> None:

@@ -1,7 +1,6 @@
 """What each arm experienced, from the access log into SQLite: exactly once, whoever dies in between."""
 
 import json
-import os
 import sqlite3
 import time
 from collections import Counter
@@ -9,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prefect_modeldeploy.errors import GatewayError
 from prefect_modeldeploy.measurements import Arm, Histogram, Window, bucket_of
 from prefect_modeldeploy.traffic.access_log import Request, parse, read_lines
 from prefect_modeldeploy.traffic.outcomes import outcome_of
+from prefect_modeldeploy.traffic.sparse import give_back
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS traffic_logs (name TEXT PRIMARY KEY, offset INTEGER NOT NULL);
@@ -33,6 +32,7 @@ INSERT OR IGNORE INTO traffic_sequence VALUES (1, 0);
 """
 
 _CHUNK = 1 << 20
+_GIVE_BACK = 64 << 20
 
 PAGE = 1000
 """Windows that one read returns, about; fewer mean that there are no more."""
@@ -140,7 +140,8 @@ class WindowStore:
     def ingest(self, logs: Iterable[Path], *, max_bytes: int = _CHUNK) -> int:
         """Count what was logged since the last call, up to `max_bytes` of each log; returns the number of lines.
 
-        Rows and offsets are committed together: a reader that dies loses nothing and counts nothing twice.
+        Rows and offsets are committed together: a reader that dies loses nothing and counts nothing twice. The disk
+        space of what has been counted is given back, 64 MiB at a time.
         """
         done = 0
         for log in logs:
@@ -148,8 +149,7 @@ class WindowStore:
                 continue
             offset = self.offset(log)
             size = log.stat().st_size
-            if size < offset:  # whoever emptied it died before it said so
-                self._forget_offset(log)
+            if size < offset:  # somebody has deleted it, and the proxy was started on a new one
                 offset = 0
             if size == offset:
                 continue
@@ -157,24 +157,14 @@ class WindowStore:
             if after > offset:
                 self._commit(log, lines, after)
                 done += len(lines)
+            if after // _GIVE_BACK > offset // _GIVE_BACK:
+                give_back(log, after)
         return done
 
     def offset(self, log: Path) -> int:
         """Bytes of a log that have been counted."""
         row = self._db.execute("SELECT offset FROM traffic_logs WHERE name = ?", (log.name,)).fetchone()
         return int(row[0]) if row else 0
-
-    def restart(self, log: Path) -> None:
-        """Empty a log that has been counted whole and that nobody writes.
-
-        Raises:
-            GatewayError: Something in it has not been counted.
-        """
-        if log.exists() and read_lines(log, self.offset(log), _CHUNK)[0]:
-            raise GatewayError(f"{log} has lines that have not been counted: only {self.offset(log)} bytes were")
-        if log.exists():
-            os.truncate(log, 0)
-        self._forget_offset(log)
 
     def read(
         self, endpoint: str, *, after: int = 0, since: float = 0.0, limit: int = PAGE
@@ -207,8 +197,8 @@ class WindowStore:
             grouped.setdefault((seq, split), {})[arm] = _counts(counts)
         ordered = sorted(grouped.items(), key=lambda item: (item[0][0], min(arm.start for arm in item[1].values())))
         windows = [
-            EndpointWindow(f"{endpoint}:{seq:012d}:{split}", endpoint, weights_of(split), arms)
-            for (seq, split), arms in ordered
+            EndpointWindow(f"{endpoint}:{seq:012d}:{place:04d}", endpoint, weights_of(split), arms)
+            for place, ((seq, split), arms) in enumerate(ordered)
         ]
         return windows, sequences[-1]
 
@@ -248,10 +238,6 @@ class WindowStore:
         limit = time.time() - 86_400 if before is None else before
         with self._db:
             return self._db.execute("DELETE FROM traffic_windows WHERE end < ?", (limit,)).rowcount
-
-    def _forget_offset(self, log: Path) -> None:
-        with self._db:
-            self._db.execute("DELETE FROM traffic_logs WHERE name = ?", (log.name,))
 
     def _commit(self, log: Path, lines: list[str], after: int) -> None:
         windows: dict[tuple[str, str, str], ArmCounts] = {}

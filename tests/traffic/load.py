@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 
@@ -21,10 +22,12 @@ class Answers:
 
 
 @asynccontextmanager
-async def load(url: str, *, rate: float, connections: int = 8) -> AsyncIterator[Answers]:
-    """Send `rate` requests a second for as long as the block runs."""
+async def load(url: str, *, rate: float, connections: int = 8, body: bytes = b"") -> AsyncIterator[Answers]:
+    """Send `rate` requests a second for as long as the block runs: POST with a JSON body, GET without."""
     answers, stop = Answers(), asyncio.Event()
-    clients = [asyncio.create_task(_client(url, connections / rate, answers, stop)) for _ in range(connections)]
+    clients = [
+        asyncio.create_task(_client(_request(url, body), connections / rate, answers, stop)) for _ in range(connections)
+    ]
     try:
         yield answers
     finally:
@@ -32,15 +35,30 @@ async def load(url: str, *, rate: float, connections: int = 8) -> AsyncIterator[
         await asyncio.gather(*clients)
 
 
-async def _client(url: str, interval: float, answers: Answers, stop: asyncio.Event) -> None:
+class Request(NamedTuple):
+    """One request, ready to be written."""
+
+    host: str | None
+    port: int | None
+    raw: bytes
+
+
+def _request(url: str, body: bytes) -> Request:
     parts = urlsplit(url)
-    request = f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode()
+    method, more = (
+        ("POST", f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n") if body else ("GET", "")
+    )
+    head = f"{method} {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n{more}\r\n"
+    return Request(parts.hostname, parts.port, head.encode() + body)
+
+
+async def _client(request: Request, interval: float, answers: Answers, stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     due, streams = loop.time(), None
     while not stop.is_set():
         try:
-            streams = streams or await asyncio.open_connection(parts.hostname, parts.port)
-            streams[1].write(request)
+            streams = streams or await asyncio.open_connection(request.host, request.port)
+            streams[1].write(request.raw)
             status, headers = await read_answer(streams[0])
             if status == 200:
                 answers.by_arm[headers.get("x-modeldeploy-arm", "-")] += 1

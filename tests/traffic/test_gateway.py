@@ -150,7 +150,7 @@ async def test_what_haproxy_refuses_changes_nothing(
 ) -> None:
     gateway = await start_gateway(models.split(0))
     bad = upstream("stable", models.stable, tls=True, ca_file="/nowhere/ca.pem")
-    with pytest.raises(GatewayError, match="/nowhere/ca.pem"):
+    with pytest.raises(GatewayError, match=r"/nowhere/ca\.pem"):
         await gateway.apply(DataPlane((endpoint(),), (bad,)))
     assert (await ask(client, gateway)).status_code == 200
     await gateway.apply(models.split(100))
