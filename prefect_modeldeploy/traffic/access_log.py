@@ -1,4 +1,4 @@
-"""One line of the access log a request; this reads them.
+"""The access log: one line a request. This reads it.
 
 Fields, separated by one space, `-` where there is none:
 
@@ -9,21 +9,22 @@ for when the arm was chosen, `stable=9000,canary=1000` in steps of 0.01 %; `term
 manual, section 8.5); `generation` tells apart the workers that wrote the line.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from prefect_modeldeploy.measurements import bucket_of
 
 ACCESS_LOG = "access.log"
 
-_FIELDS = 12
+_FIELDS = 9
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """One request as the proxy saw it. Times are seconds since the epoch."""
+class Kind:
+    """What a line says, but for the times."""
 
     generation: str
-    start: float | None
-    end: float
     endpoint: str | None
     arm: str | None
     split: str | None
@@ -34,35 +35,44 @@ class Request:
     retries: int
     forced: bool
 
-    @property
-    def seconds(self) -> float:
-        """How long it took."""
-        return max(0.0, self.end - self.start) if self.start is not None else 0.0
+
+@dataclass(slots=True)
+class Times:
+    """When the requests of one kind were, and how long they took. Seconds since the epoch; `{bucket: count}`."""
+
+    count: int = 0
+    start: float = float("inf")
+    end: float = 0.0
+    latency: dict[int, int] = field(default_factory=dict)
 
 
-def parse(line: str) -> Request | None:
-    """Read one line; None when it is not one of ours (HAProxy logs its own starts and stops there, too)."""
-    fields = line.split(" ")
-    if len(fields) != _FIELDS:
-        return None
-    generation, start, end, endpoint, arm, split, upstream, server, status, termination, retries, forced = fields
-    try:
-        return Request(
-            generation=generation,
-            start=int(start) / 1e6 if start != "-" else None,
-            end=int(end) / 1e6,
-            endpoint=_or_none(endpoint),
-            arm=_or_none(arm),
-            split=_or_none(split),
-            upstream=upstream if upstream.lower() == upstream else None,
-            server=server if server != "<NOSRV>" else None,
-            status=int(status),
-            termination=termination,
-            retries=int(retries.lstrip("+")),
-            forced=forced == "1",
-        )
-    except ValueError:
-        return None
+def tally(lines: Iterable[str]) -> list[tuple[Kind, Times]]:
+    """Count lines by kind. There are few kinds, so a line costs little; other lines (HAProxy's own) are left out."""
+    groups: dict[tuple[str, str], Times] = {}
+    for line in lines:
+        try:
+            generation, began, ended, rest = line.split(" ", 3)
+            end = int(ended)
+            start = end if began == "-" else int(began)
+        except ValueError:
+            continue
+        times = groups.get((generation, rest))
+        if times is None:
+            times = groups[generation, rest] = Times()
+        times.count += 1
+        if start < times.start:
+            times.start = start
+        if end > times.end:
+            times.end = end
+        bucket = bucket_of((end - start) / 1e6)
+        times.latency[bucket] = times.latency.get(bucket, 0) + 1
+    found = []
+    for (generation, rest), times in groups.items():
+        kind = _kind(generation, rest)
+        if kind is not None:
+            times.start, times.end = times.start / 1e6, times.end / 1e6
+            found.append((kind, times))
+    return found
 
 
 def read_lines(path: Path, offset: int, limit: int) -> tuple[list[str], int]:
@@ -72,6 +82,28 @@ def read_lines(path: Path, offset: int, limit: int) -> tuple[list[str], int]:
         chunk = file.read(limit)
     end = chunk.rfind(b"\n") + 1
     return chunk[:end].decode(errors="replace").splitlines(), offset + end
+
+
+def _kind(generation: str, rest: str) -> Kind | None:
+    fields = rest.split(" ")
+    if len(fields) != _FIELDS:
+        return None
+    endpoint, arm, split, upstream, server, status, termination, retries, forced = fields
+    try:
+        return Kind(
+            generation=generation,
+            endpoint=_or_none(endpoint),
+            arm=_or_none(arm),
+            split=_or_none(split),
+            upstream=upstream if upstream.lower() == upstream else None,  # upper case: one of our own
+            server=_or_none(server.replace("<NOSRV>", "-")),
+            status=int(status),
+            termination=termination,
+            retries=int(retries.lstrip("+")),
+            forced=forced == "1",
+        )
+    except ValueError:
+        return None
 
 
 def _or_none(field: str) -> str | None:

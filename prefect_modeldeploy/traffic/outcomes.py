@@ -22,7 +22,7 @@ section 8.5).
 
 from dataclasses import dataclass
 
-from prefect_modeldeploy.traffic.access_log import Request
+from prefect_modeldeploy.traffic.access_log import Kind
 from prefect_modeldeploy.traffic.haproxy_config import ACTIVATOR
 
 ALARM = "unauthorized"
@@ -41,7 +41,7 @@ OK = Outcome(True)
 FAILED = Outcome(True, failed=True)
 
 
-def outcome_of(request: Request) -> Outcome:
+def outcome_of(request: Kind) -> Outcome:
     """Look a request up in the table above."""
     cause, phase = request.termination[:1], request.termination[1:2]
     if request.arm is None or request.upstream is None:

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prefect_modeldeploy.measurements import Arm, Histogram, Window, bucket_of
-from prefect_modeldeploy.traffic.access_log import Request, parse, read_lines
+from prefect_modeldeploy.measurements import Arm, Histogram, Window
+from prefect_modeldeploy.traffic.access_log import Kind, Times, read_lines, tally
 from prefect_modeldeploy.traffic.outcomes import outcome_of
 from prefect_modeldeploy.traffic.sparse import give_back
 
@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS traffic_sequence (one INTEGER PRIMARY KEY CHECK (one 
 INSERT OR IGNORE INTO traffic_sequence VALUES (1, 0);
 """
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 19
 _GIVE_BACK = 64 << 20
 
 PAGE = 1000
@@ -62,19 +62,18 @@ class ArmCounts:
     start: float = float("inf")
     end: float = 0.0
 
-    def count(self, request: Request) -> None:
-        """Add one request."""
-        outcome = outcome_of(request)
-        self.start = min(self.start, request.start if request.start is not None else request.end)
-        self.end = max(self.end, request.end)
-        self.retries += request.retries
+    def count(self, kind: Kind, times: Times) -> None:
+        """Add requests of one kind."""
+        outcome = outcome_of(kind)
+        self.start, self.end = min(self.start, times.start), max(self.end, times.end)
+        self.retries += kind.retries * times.count
         if outcome.excluded:
-            self.excluded[outcome.excluded] += 1
+            self.excluded[outcome.excluded] += times.count
             return
-        self.requests += 1
-        self.failures += outcome.failed
-        self.statuses[f"{request.status // 100}xx" if request.status >= 100 else "none"] += 1
-        self.latency[bucket_of(request.seconds)] += 1
+        self.requests += times.count
+        self.failures += times.count if outcome.failed else 0
+        self.statuses[f"{kind.status // 100}xx" if kind.status >= 100 else "none"] += times.count
+        self.latency.update(times.latency)
 
     def add(self, other: "ArmCounts") -> None:
         """Add what another window counted."""
@@ -243,16 +242,13 @@ class WindowStore:
         windows: dict[tuple[str, str, str], ArmCounts] = {}
         last: dict[str, float] = {}
         responses: Counter[tuple[str, str]] = Counter()
-        for line in lines:
-            request = parse(line)
-            if request is None:
-                continue
-            key = (request.endpoint or "-", request.split or "-", request.arm or "-")
-            windows.setdefault(key, ArmCounts()).count(request)
-            if request.upstream:
-                last[request.upstream] = max(last.get(request.upstream, 0.0), request.end)
-                if request.status >= 100:
-                    responses[request.generation, request.upstream] += 1
+        for kind, times in tally(lines):
+            key = (kind.endpoint or "-", kind.split or "-", kind.arm or "-")
+            windows.setdefault(key, ArmCounts()).count(kind, times)
+            if kind.upstream:
+                last[kind.upstream] = max(last.get(kind.upstream, 0.0), times.end)
+                if kind.status >= 100:
+                    responses[kind.generation, kind.upstream] += times.count
         self._db.execute("BEGIN IMMEDIATE")
         try:
             self._insert(windows)

@@ -7,7 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from prefect_modeldeploy.traffic.access_log import parse
+from prefect_modeldeploy.measurements import bucket_of
+from prefect_modeldeploy.traffic.access_log import tally
 from prefect_modeldeploy.traffic.gateway import DataPlane, Gateway
 from prefect_modeldeploy.traffic.outcomes import FAILED, OK, Outcome, outcome_of
 from prefect_modeldeploy.traffic.windows import ArmCounts, WindowStore
@@ -50,18 +51,21 @@ def excluded(reason: str) -> Outcome:
 )
 def test_the_table(server: str, status: int, termination: str, forced: str, expected: Outcome) -> None:
     line = f"g1 1000000 1500000 prod canary stable=9000,canary=1000 d-2 {server} {status} {termination} +1 {forced}"
-    request = parse(line)
-    assert request
-    assert outcome_of(request) == expected
-    assert (request.seconds, request.retries) == (0.5, 1)
+    ((kind, times),) = tally([line, line])
+    assert outcome_of(kind) == expected
+    assert (kind.retries, times.count, times.start, times.end) == (1, 2, 1.0, 1.5)
+    assert times.latency == {bucket_of(0.5): 2}
 
 
 def test_the_proxys_own_lines_are_not_requests() -> None:
-    assert parse("Proxy GATEWAY stopped (cumulated conns: FE: 1, BE: 0).") is None
-    assert parse("a b c d e f g h i j k l") is None
-    health = parse("g1 1000000 1500000 - - - GATEWAY <NOSRV> 200 LR 0 -")
-    assert health
+    assert (
+        tally(["Proxy GATEWAY stopped (cumulated conns: FE: 1, BE: 0).", "a b c d e f g h i j k l", "", "g 1 2 3"])
+        == []
+    )
+    ((health, _),) = tally(["g1 1000000 1500000 - - - GATEWAY <NOSRV> 200 LR 0 -"])
     assert outcome_of(health) == excluded("proxy")
+    ((broken, times),) = tally(["g1 - 1500000 - - - GATEWAY <NOSRV> 400 PR 0 -"])
+    assert (outcome_of(broken), times.start) == (excluded("proxy"), 1.5)
 
 
 # --- the same, seen by a real proxy ----------------------------------------------------------------------------------
