@@ -160,7 +160,6 @@ def svg(figure: "Figure", salt: str) -> str:
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = out.getvalue()
     text = text[text.index("<svg ") :].strip()
-    text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     used = set(re.findall(r"#([\w.-]+)", text))
     text = re.sub(r"<[^>]+>", lambda tag: _tidied(tag[0], used), text)
     text = text.replace("<svg ", f'<svg style="font-family: {_FONTS}" ', 1)

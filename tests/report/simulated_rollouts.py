@@ -63,8 +63,10 @@ def _arm(rng: np.random.Generator, mean: float, errors: float, slowdown: float) 
     )
 
 
-def windows(plan: CanaryPlan, traffic: Traffic, *, start: float = 2.0, until: float = math.inf) -> list[Point]:
-    """The timeline of all steps, cut at the first evidence of harm over 20; the last step lasts `until` then."""
+def windows(
+    plan: CanaryPlan, traffic: Traffic, *, start: float = 2.0, until: float = math.inf, judged: bool = True
+) -> list[Point]:
+    """The timeline of all steps, if `judged` cut at evidence of harm over 20; the last step lasts `until` then."""
     rng = np.random.default_rng(traffic.seed)
     points: list[Point] = []
     harm, safe, at = dict.fromkeys(METRICS, 0.0), dict.fromkeys(METRICS, 0.0), start
@@ -91,7 +93,7 @@ def windows(plan: CanaryPlan, traffic: Traffic, *, start: float = 2.0, until: fl
                     safe=dict(safe),
                 )
             )
-            if np.mean(np.exp(np.minimum(list(harm.values()), 50))) >= 20:
+            if judged and np.mean(np.exp(np.minimum(list(harm.values()), 50))) >= 20:
                 return points
     return points
 
@@ -183,7 +185,7 @@ def without_steps() -> Rollout:
 def long() -> Rollout:
     """A day, looked at each half minute, with eight metrics and evidence beyond every scale."""
     plan = CanaryPlan(steps=(1, 5, 10, 25, 50), step_seconds=17_280, deadline_seconds=90_000)
-    points = windows(plan, Traffic(per_second=5, poll=30, canary_errors=0.0041))
+    points = windows(plan, Traffic(per_second=5, poll=30, canary_errors=0.0041), judged=False)
     rng = np.random.default_rng(3)
     walks = np.cumsum(rng.normal(0.01, 0.4, (len(points), 8)), axis=0)
     names = [f"quality_of_answers_{i}" for i in range(8)]

@@ -163,6 +163,15 @@ def test_writing_again_replaces_the_former_page(tmp_path: Path) -> None:
     assert "was rolled back" in first.read_text(encoding="utf-8")
 
 
+def test_who_reads_while_it_is_written_again_reads_a_whole_page(tmp_path: Path) -> None:
+    rollout, points = rolled_back()
+    former = report_html(rollout, [])
+    with write_report(rollout, [], tmp_path).open(encoding="utf-8") as reader:
+        beginning = reader.read(100)
+        write_report(rollout, points, tmp_path)
+        assert beginning + reader.read() == former
+
+
 def test_a_page_that_cannot_be_written_leaves_the_former_one(tmp_path: Path) -> None:
     rollout, _ = rolled_back()
     path = tmp_path / f"rollout-{rollout.id}.html"

@@ -43,6 +43,11 @@ def test_a_stretch_never_crosses_the_boundary_of_a_step() -> None:
     assert [(s.start, s.end, s.weight, s.requests) for s in run] == [(0, 10, 5.0, 10), (10, 20, 25.0, 10)]
 
 
+def test_the_rest_of_a_step_joins_the_stretch_before_it() -> None:
+    [run] = series.experienced([point(at, some(1)) for at in range(1, 46)], "canary", 45)
+    assert [stretch.requests for stretch in run] == [20, 25]
+
+
 def test_a_long_silence_is_a_gap_and_a_short_one_is_chance() -> None:
     quiet = [point(at, NOTHING if 30 < at <= 50 else some(5)) for at in range(1, 101)]
     assert [(run[0].start, run[-1].end) for run in series.experienced(quiet, "canary", 100)] == [(0, 30), (50, 100)]
