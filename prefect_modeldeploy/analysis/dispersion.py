@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from prefect_modeldeploy.analysis.codec import Reader, Writer
 from prefect_modeldeploy.analysis.evalue import Tally
 
-_FEWEST_BLOCKS = 16
+_FEWEST_BLOCKS = 8
 BLOCK_SECONDS = 10.0
 """Without a history the baseline's live windows are gathered into blocks of this length."""
 
@@ -26,18 +26,20 @@ def excess_dispersion(windows: Sequence[Tally]) -> float:
     """How much more than independent failures those of successive windows vary: 0 for independent ones.
 
     Bursts may be longer than a window, so that windows are also looked at in groups of 2, 4, 8 ... and the worst scale
-    counts; the coarser scales, which have few blocks, less one standard error, so that chance is not taken for bursts.
+    counts. Where bursts are evident, one standard error is added, for few blocks know them badly; where they are not,
+    one is taken off, so that chance is not taken for bursts.
     """
-    blocks, worst, first = [t for t in windows if t.requests], 0.0, True
-    while len(blocks) >= _FEWEST_BLOCKS or (first and len(blocks) >= 2):
+    blocks, worst = [t for t in windows if t.requests], 0.0
+    while len(blocks) >= _FEWEST_BLOCKS:
         spread = _pearson(
             sum(t.events * t.events / t.requests for t in blocks),
             sum(t.events for t in blocks),
             sum(t.requests for t in blocks),
             len(blocks),
         )
-        noise = 0.0 if first else math.sqrt(2.0 / (len(blocks) - 1))
-        worst, first = max(worst, spread - 1.0 - noise), False
+        error = math.sqrt(2.0 / (len(blocks) - 1))
+        evident = spread > 1.0 + 3.0 * error
+        worst = max(worst, spread * (1.0 + error) - 1.0 if evident else spread - 1.0 - error)
         blocks = [
             Tally(a.requests + b.requests, a.events + b.events) for a, b in zip(blocks[::2], blocks[1::2], strict=False)
         ]

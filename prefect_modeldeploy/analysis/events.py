@@ -11,10 +11,19 @@ from prefect_modeldeploy.measurements import Arm, Window
 
 
 class EventTracker(Tracker):
-    """One yes/no outcome of requests."""
+    """One yes/no outcome of requests.
 
-    def __init__(self, count: Callable[[Arm], Tally], limits: Limits, history: Sequence[Arm]) -> None:
-        self._count = count
+    Args:
+        count: Picks the requests and the events out of an arm.
+        limits: How much worse is tolerated.
+        history: Windows of the baseline before the rollout.
+        ceiling: A canary whose share of events is above this is not safe, however bad the baseline is.
+    """
+
+    def __init__(
+        self, count: Callable[[Arm], Tally], limits: Limits, history: Sequence[Arm], ceiling: float = 1.0
+    ) -> None:
+        self._count, self._ceiling = count, ceiling
         self._comparison = Comparison(limits, [count(arm) for arm in history])
 
     def observe(self, window: Window) -> None:
@@ -29,7 +38,9 @@ class EventTracker(Tracker):
     @property
     def log_safe(self) -> float:
         """Log evidence of safety."""
-        return self._comparison.safe.log_wealth
+        evidence = self._comparison.safe.log_wealth
+        broken = self._comparison.observed and self._comparison.seen[0] > self._ceiling
+        return min(evidence, 0.0) if broken else evidence
 
     @property
     def reading(self) -> Reading | None:

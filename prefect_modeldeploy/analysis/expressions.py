@@ -185,7 +185,10 @@ def _tokens(text: str) -> list[tuple[str, str, int]]:
     while at < end:
         match = _TOKEN.match(text, at)
         if match is None:
-            raise InvalidInput("condition", text, f"character {at + 1} is not understood: {text[at:].lstrip()[:1]!r}")
+            strange = text[at:].lstrip()[0]
+            raise InvalidInput(
+                "condition", text, f"character {text.index(strange, at) + 1} is not understood: {strange!r}"
+            )
         group = str(match.lastgroup)
         found, place = match[group], match.start(group)
         tokens.append(("sign", _WORDS[found], place) if found in _WORDS else (group, found, place))

@@ -57,15 +57,20 @@ class Metric(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Failures(Metric):
-    """Share of the requests that failed. Its margin is the judge's."""
+    """Share of the requests that failed. Its margin is the judge's.
+
+    Args:
+        ceiling: A canary that fails more often than this is not promoted, even if the baseline is as broken.
+    """
 
     kind: Literal["failures"] = "failures"
     name: str = "failures"
     weight: float = 3.0
+    ceiling: float = 0.5
 
     def track(self, margin: float, history: Sequence[Arm]) -> Tracker:
         """Compare failures of requests."""
-        return EventTracker(_failures, self._limits(margin), history)
+        return EventTracker(_failures, self._limits(margin), history, self.ceiling)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -146,7 +146,9 @@ def shift_interval(canary: Points, baseline: Points, confidence: float) -> tuple
 
     def crossing(level: float, continuity: float) -> float:
         low, high = least, most
-        for _ in range(100):
+        if _rank_z(canary - low, baseline, continuity) <= level:
+            return low
+        for _ in range(60):
             middle = 0.5 * (low + high)
             low, high = (middle, high) if _rank_z(canary - middle, baseline, continuity) > level else (low, middle)
         return 0.5 * (low + high)

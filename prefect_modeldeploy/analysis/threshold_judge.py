@@ -63,6 +63,8 @@ class ThresholdJudge:
         return self.verdict()
 
     def _measure(self, values: Mapping[str, Value]) -> None:
+        if self._halted:
+            return
         measured = set()
         for watched in self._watched:
             rhythm = _rhythm(watched.rule)
@@ -71,6 +73,12 @@ class ThresholdJudge:
                 measured.add(rhythm)
         for rhythm in measured:
             self._gathered[rhythm] = (Arm(0, 0), Arm(0, 0))
+
+    @property
+    def _halted(self) -> bool:
+        """True once a rule has ended without success: nothing is measured after that."""
+        phases = (assess(w.rule, w.counts)[0] for w in self._watched if not w.rule.dry_run)
+        return any(phase.completed and phase is not Phase.SUCCESSFUL for phase in phases)
 
     def verdict(self, *, terminating: bool = False) -> Verdict:
         """The verdict so far. `terminating`: all steps are over; rules without an end count as successful."""
@@ -91,9 +99,7 @@ class ThresholdJudge:
 
     def _decide(self, terminating: bool) -> tuple[Decision, str | None, str]:
         deciding = [watched for watched in self._watched if not watched.rule.dry_run]
-        stands = {watched.rule.name: assess(watched.rule, watched.counts) for watched in deciding}
-        if any(phase.completed and phase is not Phase.SUCCESSFUL for phase, _ in stands.values()):
-            terminating = True
+        terminating = terminating or self._halted
         ending = [w for w in deciding if terminating or w.rule.wanted is not None or w.rule.consecutive_success_limit]
         phases = {w.rule.name: assess(w.rule, w.counts, terminating=terminating) for w in ending}
         overall = combine([phase for phase, _ in phases.values()])

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from prefect_modeldeploy.analysis import Tally, excess_dispersion
+from prefect_modeldeploy.analysis.dispersion import LiveDispersion, temper
+
+
+def bursty(seed, cv, count=180, requests=500, rate=0.01, length=1):
+    rng = np.random.default_rng(seed)
+    factors = np.repeat(rng.gamma(cv**-2, cv**2, count // length + 1), length)[:count] if cv else np.ones(count)
+    return [Tally(requests, int(y)) for y in rng.binomial(requests, np.minimum(1.0, rate * factors))]
+
+
+def test_independent_failures_have_hardly_any_excess():
+    assert np.median([excess_dispersion(bursty(seed, 0.0)) for seed in range(40)]) < 0.2
+
+
+def test_bursts_have_the_excess_that_they_were_made_with():
+    made = 1.0 * 500 * 0.01 / 0.99  # CV^2 n p / (1 - p)
+    assert made * 0.8 < np.median([excess_dispersion(bursty(seed, 1.0)) for seed in range(40)]) < made * 1.8
+
+
+def test_bursts_longer_than_a_window_are_seen_on_their_own_scale():
+    short = np.median([excess_dispersion(bursty(seed, 1.0, count=1800, requests=50)) for seed in range(20)])
+    long = np.median([excess_dispersion(bursty(seed, 1.0, count=1800, requests=50, length=10)) for seed in range(20)])
+    assert long > 5 * short
+
+
+@pytest.mark.parametrize(
+    "windows", [[], [Tally(0, 0)] * 50, [Tally(100, 0)] * 50, [Tally(100, 100)] * 50, [Tally(9, 1)]]
+)
+def test_nothing_to_learn_is_no_excess(windows):
+    assert excess_dispersion(windows) == 0.0
+
+
+def test_tempering_is_weakest_for_a_small_share_and_never_makes_evidence():
+    assert temper(50, 450, 0.0) == 1.0
+    assert temper(50, 450, 5.0) == pytest.approx(1.9)
+    assert temper(1, 999, 5.0) < temper(250, 250, 5.0)
+
+
+def test_without_a_history_the_baseline_teaches_it_on_the_way():
+    def learnt(seed):
+        live, seen = LiveDispersion(), Tally(0, 0)
+        for window in bursty(seed, 1.0):
+            live.add(window, 10.0)
+            seen = Tally(seen.requests + window.requests, seen.events + window.events)
+        return live.excess(seen, seen.requests)
+
+    assert np.median([learnt(seed) for seed in range(20)]) == pytest.approx(5.05, rel=0.3)
