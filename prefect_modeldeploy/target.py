@@ -33,7 +33,7 @@ class DeploymentTarget(Block):
 
     _block_type_name = "Deployment Target"
     _block_type_slug = "deployment-target"
-    _logo_url = "https://raw.githubusercontent.com/prefect-modeldeploy/prefect-modeldeploy/main/logo.png"  # type: ignore[assignment]
+    _logo_url = "https://cdn.sanity.io/images/3ugk85nk/production/c6f20e556dd16effda9df16551feecfb5822092b-48x48.png"  # type: ignore[assignment]
     _documentation_url = "https://github.com/prefect-modeldeploy/prefect-modeldeploy#blocks"  # type: ignore[assignment]
     _description = "One model in one environment behind one endpoint, on one provider: what a rollout is about."
 

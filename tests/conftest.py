@@ -45,6 +45,14 @@ async def eventually(
             await asyncio.sleep(0.02)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_trace_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nodes and reports of the tests go to a directory of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MODELDEPLOY_HOME", str(tmp_path_factory.mktemp("modeldeploy")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """A real Prefect server with a database of its own, for the whole session."""

@@ -91,8 +91,10 @@ def tell(*, as_json: bool) -> int:
 
 
 async def _play(outcome: Outcome, say: "Say") -> None:
+    from prefect import flow
+
     from prefect_modeldeploy.compat import check_prefect_server
-    from prefect_modeldeploy.local.autostart import stop_node
+    from prefect_modeldeploy.local.autostart import ensure_node, stop_node
     from prefect_modeldeploy.providers.local import LocalServing
     from prefect_modeldeploy.target import DeploymentTarget
 
@@ -103,26 +105,21 @@ async def _play(outcome: Outcome, say: "Say") -> None:
         f"training three versions of a classifier; version 3 will be wrong in {WRONG_PERCENT} % of its answers "
         f"and fail in {FAILING_PERCENT} %"
     )
-    models, samples = await asyncio.to_thread(train, home)
+    # Prefect's server takes seconds to start: meanwhile, the models are trained and the node comes up.
+    preparing = asyncio.gather(asyncio.to_thread(train, home), ensure_node(home))
     try:
-        await _flow()(target, models, samples, outcome, say)
+
+        @flow(name="modeldeploy-demo")
+        async def modeldeploy_demo() -> None:
+            """The whole demo as one run, so that Prefect starts once and shows it as one."""
+            (models, samples), _ = await preparing
+            await _rollouts(target, models, samples, outcome, say)
+            await _sleep_and_wake(target, samples, outcome, say)
+
+        await modeldeploy_demo()
     finally:
         await stop_node(home)
         shutil.rmtree(home, ignore_errors=True)
-
-
-def _flow() -> Any:
-    """The whole demo as one flow run, so that Prefect starts once and shows it as one."""
-    from prefect import flow
-
-    @flow(name="modeldeploy-demo", validate_parameters=False)
-    async def modeldeploy_demo(
-        target: Any, models: dict[str, Path], samples: list[Sample], outcome: Any, say: Any
-    ) -> None:
-        await _rollouts(target, models, samples, outcome, say)
-        await _sleep_and_wake(target, samples, outcome, say)
-
-    return modeldeploy_demo
 
 
 async def _rollouts(

@@ -1,4 +1,4 @@
-"""Drives a rollout through its state machine: save, do the effect, save, until it has ended."""
+"""Drives a rollout through its state machine: do the next effect, save the record, until it has ended."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 
 from prefect_modeldeploy.errors import RolloutError, StaleEpoch
-from prefect_modeldeploy.rollout import Effect, Phase, RolloutRecord, abort, begin, next_effect
+from prefect_modeldeploy.rollout import Effect, Phase, RolloutRecord, abort, next_effect
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.transport import Logger
 
@@ -39,7 +39,6 @@ async def drive(record: RolloutRecord, perform: Perform, logger: Logger) -> Roll
 
 
 async def _step(record: RolloutRecord, effect: Effect, perform: Perform, logger: Logger) -> RolloutRecord:
-    await _journal.save(begin(record, effect))
     logger.debug("%s: %s", record.endpoint, effect)
     try:
         after = await perform(effect, record)

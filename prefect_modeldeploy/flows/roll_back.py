@@ -6,7 +6,7 @@ from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.flows._start import current_endpoint, run_name, run_rollout
-from prefect_modeldeploy.rollout import CanaryPlan, RolloutRecord, abort, in_flight
+from prefect_modeldeploy.rollout import CanaryPlan, RolloutRecord, abort, in_flight, reopened
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks.traffic import aclaim_endpoint
@@ -16,8 +16,8 @@ from prefect_modeldeploy.tasks.traffic import aclaim_endpoint
 async def roll_back(target: DeploymentTarget | str, to: str | None = None, note: str = "") -> RolloutRecord:
     """Go back to the former version, or to a named one.
 
-    A rollout in flight is fenced off and turned back. Else the version that served before the last promotion is
-    started again if need be, and takes over once it is ready.
+    A rollout in flight is fenced off and turned back; so is one that was held undecided. Else the version that
+    served before the last promotion is started again if need be, and takes over once it is ready.
 
     Args:
         target: What to change: a Deployment Target block, or the name of a saved one.
@@ -33,9 +33,10 @@ async def roll_back(target: DeploymentTarget | str, to: str | None = None, note:
     target = await DeploymentTarget.resolve(target)
     last = await _journal.load(target.endpoint)
     endpoint = await current_endpoint(target)
-    if last and endpoint and endpoint.epoch == last.epoch and in_flight(last) and to in (None, last.stable):
+    current = reopened(last) if last and endpoint and endpoint.epoch == last.epoch else None
+    if current and in_flight(current) and to in (None, current.stable):
         claim = await aclaim_endpoint(target)
-        taken = last.model_copy(update={"epoch": claim.epoch})
+        taken = current.model_copy(update={"epoch": claim.epoch})
         reason = f"rolled back by hand: {note}" if note else "rolled back by hand"
         aborted = abort(taken, reason, decided_by="person")
         return await drive(aborted, Effects(target, None), target.credentials.logger)

@@ -129,7 +129,7 @@ class LocalServing(ServingCredentials):
 
     _block_type_name = "Local Serving"
     _block_type_slug = "local-serving"
-    _logo_url = "https://raw.githubusercontent.com/prefect-modeldeploy/prefect-modeldeploy/main/logo.png"  # type: ignore[assignment]
+    _logo_url = "https://cdn.sanity.io/images/3ugk85nk/production/c6f20e556dd16effda9df16551feecfb5822092b-48x48.png"  # type: ignore[assignment]
     _documentation_url = "https://github.com/prefect-modeldeploy/prefect-modeldeploy#blocks"  # type: ignore[assignment]
     _description = "Serves models from processes on this machine, behind HAProxy, with scale to zero."
 

@@ -3,12 +3,12 @@
 from prefect_modeldeploy.rollout.machine import (
     Effect,
     abort,
-    begin,
     expired,
     finish,
     in_flight,
     judged,
     next_effect,
+    reopened,
     step_over,
 )
 from prefect_modeldeploy.rollout.plan import CanaryPlan, JudgePlan
@@ -27,11 +27,11 @@ __all__ = [
     "RolloutRecord",
     "StepResult",
     "abort",
-    "begin",
     "expired",
     "finish",
     "in_flight",
     "judged",
     "next_effect",
+    "reopened",
     "step_over",
 ]

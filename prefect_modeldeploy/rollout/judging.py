@@ -3,14 +3,13 @@
 The judge is deterministic, so the same windows give the same timeline: a report can be made again at any time.
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from prefect_modeldeploy.analysis import Failures, Judge, JudgeSettings, Latency, Metric, Verdict
 from prefect_modeldeploy.measurements import Arm, Window
 from prefect_modeldeploy.rollout.plan import JudgePlan
-from prefect_modeldeploy.rollout.record import RolloutRecord, StepResult
+from prefect_modeldeploy.rollout.record import Phase, RolloutRecord, StepResult
 from prefect_modeldeploy.rollout.timeline import ArmPoint, Point
 
 NOTHING = Arm(0, 0)
@@ -45,9 +44,10 @@ def step_result(record: RolloutRecord, verdict: Verdict, seen: Iterable[Window],
     stable = sum((window.baseline for window in windows), NOTHING)
     started = record.step_started_at or now
     return StepResult(
-        step=record.step if record.plan.steps else -1,
+        step=-1 if record.phase is Phase.FULL else record.step,
         weight=record.weight,
         seconds=(now - started).total_seconds(),
+        at=(now - record.started_at).total_seconds(),
         canary_requests=canary.requests,
         canary_failures=canary.failures,
         stable_requests=stable.requests,
@@ -68,8 +68,8 @@ def point_of(window: Window, verdict: Verdict, at: float) -> Point:
         weight=100.0 * (window.share or 0.0),
         canary=_arm_point(window.canary),
         stable=_arm_point(window.baseline),
-        harm=_finite(verdict.harm),
-        safe=_finite(verdict.safe),
+        harm=dict(verdict.harm),
+        safe=dict(verdict.safe),
     )
 
 
@@ -81,7 +81,3 @@ def _arm_point(arm: Arm) -> ArmPoint:
         p50=latency.quantile(0.5) if latency else None,
         p99=latency.quantile(0.99) if latency else None,
     )
-
-
-def _finite(evidence: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in evidence.items() if math.isfinite(value)}

@@ -1,7 +1,8 @@
 """The state machine of a rollout: what comes next, and what an effect's outcome leads to.
 
-Pure: a record goes in, the name of an effect or a new record comes out. Whoever drives it saves the record before and
-after every effect, so that a run that was killed goes on where it stood; doing an effect twice changes nothing.
+Pure: a record goes in, the name of an effect or a new record comes out. Whoever drives it saves the record after every
+effect, which is before the next: the phase says which effect may have been begun. A run that was killed does that one
+again, and doing an effect twice changes nothing.
 
     PLANNED -claim-> CLAIMED -deploy-> DEPLOYED -wait_ready-> READY -attach-> ATTACHED
         -shift-> SHIFTED -observe-> (next step: ATTACHED) ... JUDGED -approve-> APPROVED
@@ -102,14 +103,9 @@ def next_effect(record: RolloutRecord) -> Effect | None:
     return effect
 
 
-def begin(record: RolloutRecord, effect: Effect) -> RolloutRecord:
-    """The record to save before an effect."""
-    return record.model_copy(update={"pending": effect.value})
-
-
 def finish(record: RolloutRecord, effect: Effect, now: datetime) -> RolloutRecord:
     """The record to save after an effect that has no outcome of its own."""
-    changes: dict[str, object] = {"phase": _DONE[effect], "pending": None}
+    changes: dict[str, object] = {"phase": _DONE[effect]}
     if effect in (Effect.SHIFT, Effect.FILL):
         changes["step_started_at"] = now
         changes["judged_from"] = record.judged_from or now + timedelta(seconds=record.plan.warm_up_seconds)
@@ -123,7 +119,7 @@ def finish(record: RolloutRecord, effect: Effect, now: datetime) -> RolloutRecor
 def judged(record: RolloutRecord, result: StepResult, now: datetime) -> RolloutRecord:
     """The record after a step, or a bake, was observed to its end."""
     baking = record.phase is Phase.FULL
-    record = record.model_copy(update={"steps": (*record.steps, result), "pending": None})
+    record = record.model_copy(update={"steps": (*record.steps, result)})
     if result.decision == "roll_back":
         return abort(record, result.reason, decided_by=result.decided_by)
     if baking:
@@ -146,12 +142,17 @@ def abort(record: RolloutRecord, reason: str, *, decided_by: str | None = None) 
     return record.model_copy(
         update={
             "phase": Phase.ROLLING_BACK,
-            "pending": None,
             "outcome": "rolled_back",
             "reason": reason,
             "decided_by": decided_by,
         }
     )
+
+
+def reopened(record: RolloutRecord) -> RolloutRecord:
+    """A rollout that was held, as it was before: a person goes on with it."""
+    changes = {"phase": Phase.SHIFTED, "outcome": None, "ended_at": None}
+    return record.model_copy(update=changes) if record.outcome == "held" else record
 
 
 def in_flight(record: RolloutRecord) -> bool:

@@ -50,6 +50,7 @@ class StepResult(BaseModel):
     step: int = Field(description="Index into the plan's steps; -1 for the bake.")
     weight: float = Field(description="Percent of the requests that the canary got.")
     seconds: float
+    at: float | None = Field(None, description="Seconds since the start of the rollout, at the end of the step.")
     canary_requests: int
     canary_failures: int
     stable_requests: int
@@ -90,7 +91,6 @@ class RolloutRecord(BaseModel):
     phase: Phase = Phase.PLANNED
     step: int = 0
     epoch: int = 0
-    pending: str | None = Field(None, description="Effect that was begun and not yet seen to end.")
     start_cursor: str | None = Field(None, description="Where the measurements of this rollout begin.")
     cursor: str | None = Field(None, description="Up to where they are judged.")
     judge_state: dict[str, Any] | None = None

@@ -21,23 +21,22 @@ async def save(record: RolloutRecord) -> RolloutRecord:
     if len(saved) > LARGEST:
         raise RolloutError(f"the record of {record.endpoint} has {len(saved)} characters; {LARGEST} can be saved")
     await Variable.aset(variable_name(record.endpoint), saved, tags=["modeldeploy"], overwrite=True)
-    if record.pending is None:
-        emit_event(
-            event=f"modeldeploy.rollout.{record.phase.value.lower().replace('_', '-')}",
-            resource={
-                "prefect.resource.id": f"modeldeploy.{record.provider}.{record.endpoint}",
-                "prefect.resource.name": record.endpoint,
-            },
-            payload={
-                "rollout": record.id,
-                "stable": record.stable,
-                "canary": record.canary,
-                "weight": record.weight,
-                "outcome": record.outcome,
-                "reason": record.reason,
-                "who": record.who.name,
-            },
-        )
+    emit_event(
+        event=f"modeldeploy.rollout.{record.phase.value.lower().replace('_', '-')}",
+        resource={
+            "prefect.resource.id": f"modeldeploy.{record.provider}.{record.endpoint}",
+            "prefect.resource.name": record.endpoint,
+        },
+        payload={
+            "rollout": record.id,
+            "stable": record.stable,
+            "canary": record.canary,
+            "weight": record.weight,
+            "outcome": record.outcome,
+            "reason": record.reason,
+            "who": record.who.name,
+        },
+    )
     return record
 
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import anyio
 
+from prefect_modeldeploy.errors import StaleEpoch
 from prefect_modeldeploy.measurements import Arm, Window
 from prefect_modeldeploy.rollout import RolloutRecord, judged, step_over
 from prefect_modeldeploy.rollout.judging import judge_of, step_result
@@ -32,6 +33,9 @@ async def _aobserve_traffic(target: DeploymentTarget | str, record: RolloutRecor
 
     Returns:
         The record after the step.
+
+    Raises:
+        StaleEpoch: Another rollout, or a roll-back, has taken the endpoint over.
     """
     target = await DeploymentTarget.resolve(target)
     logger, said = target.credentials.logger, time.monotonic()
@@ -41,6 +45,7 @@ async def _aobserve_traffic(target: DeploymentTarget | str, record: RolloutRecor
         judge, seen = judge_of(record, history), list[Window]()
         verdict, cursor = judge.verdict(), record.cursor
         while True:
+            await _still_ours(router, record)
             windows, cursor = await router.windows(record.endpoint, after=cursor)
             for window in judgeable(record, windows):
                 verdict = judge.observe(window)
@@ -57,6 +62,12 @@ async def _aobserve_traffic(target: DeploymentTarget | str, record: RolloutRecor
                 said = time.monotonic()
                 logger.info("%s at %g %%: %s", record.candidate, record.weight, verdict.reason)
             await anyio.sleep(record.plan.poll_seconds)
+
+
+async def _still_ours(router: TrafficRouter, record: RolloutRecord) -> None:
+    epoch = (await router.get_endpoint(record.endpoint)).epoch
+    if epoch != record.epoch:
+        raise StaleEpoch(f"{record.endpoint} was taken over: its epoch is {epoch}, this rollout's was {record.epoch}")
 
 
 def judgeable(record: RolloutRecord, windows: Sequence[EndpointWindow]) -> list[Window]:

@@ -44,6 +44,9 @@ async def _points(target: DeploymentTarget, record: RolloutRecord) -> list[Point
         router = client.router()
         judge = judge_of(record.model_copy(update={"judge_state": None}), await history_of(router, record))
         windows, _ = await router.windows(record.endpoint, after=record.start_cursor)
+        later, _ = await router.windows(record.endpoint, after=record.cursor)
+    unjudged = {window.id for window in later}
+    windows = [window for window in windows if window.id not in unjudged]
     ends = {window.id: window.end for window in windows}
     start = record.started_at.timestamp()
     return [point_of(w, judge.observe(w), ends[w.id] - start) for w in judgeable(record, windows)]

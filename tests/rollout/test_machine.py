@@ -15,7 +15,6 @@ from prefect_modeldeploy.rollout import (
     RolloutRecord,
     StepResult,
     abort,
-    begin,
     finish,
     in_flight,
     judged,
@@ -67,7 +66,6 @@ def run(state: RolloutRecord, decisions: list[str], now: datetime = T0) -> tuple
     while (effect := next_effect(state)) is not None:
         effects.append(effect.value)
         assert len(effects) < 50
-        state = begin(state, effect)
         if effect is Effect.OBSERVE or (effect is Effect.BAKE and state.plan.bake_seconds):
             state = judged(state, result(decisions.pop(0)), now)
         else:

@@ -1,0 +1,89 @@
+"""A real node, real replicas and live traffic under the flows."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest_asyncio
+
+from prefect_modeldeploy import CanaryPlan, DeploymentSpec, DeploymentTarget, JudgePlan, LocalServing
+from prefect_modeldeploy.flows import promote_to_production
+from prefect_modeldeploy.local.autostart import stop_node
+from prefect_modeldeploy.target import client_of, router_of
+from prefect_modeldeploy.traffic.endpoint import Endpoint
+from tests.traffic.load import Answers, load
+
+MODELS = Path(__file__).parent / "models"
+
+# Failures are compared only: a machine that runs other tests beside is slow by chance.
+QUICK = CanaryPlan(
+    steps=(20, 50),
+    step_seconds=1,
+    deadline_seconds=60,
+    warm_up_seconds=0.2,
+    poll_seconds=0.2,
+    judge=JudgePlan(margin=0.05, latency=False),
+)
+
+
+class Site:
+    """A target on a node of its own, and what one may want to know of it."""
+
+    def __init__(self, target: DeploymentTarget) -> None:
+        self.target = target
+
+    def spec(self, version: str, source: str = "as_good", **more: Any) -> DeploymentSpec:
+        return DeploymentSpec(
+            name=f"{self.target.model}-{version}",
+            model=self.target.model,
+            version=version,
+            source=f"versions:{source}",
+            options={"python_path": [str(MODELS)]},
+            **more,
+        )
+
+    async def endpoint(self) -> Endpoint:
+        async with router_of(self.target) as (router, name):
+            return await router.get_endpoint(name)
+
+    async def arms(self) -> dict[str, tuple[str, float]]:
+        return {arm.name: (arm.upstream, arm.weight) for arm in (await self.endpoint()).arms}
+
+    async def deployments(self) -> dict[str, str]:
+        async with client_of(self.target) as client:
+            return {d.id: d.status.value for d in await client.find()}
+
+    async def load(self, rate: float = 300) -> AbstractAsyncContextManager[Answers]:
+        async with router_of(self.target) as (router, name):
+            url = await router.url(name)
+        return load(f"{url}/predict", rate=rate, body=b"[1.0]")
+
+    async def history(self, answers: Answers, requests: int = 300) -> None:
+        """Let the stable version serve for a while."""
+        while answers.count < requests:
+            await asyncio.sleep(0.05)
+
+
+@pytest_asyncio.fixture(scope="module")
+async def home(tmp_path_factory: Any) -> AsyncIterator[Path]:
+    directory = tmp_path_factory.mktemp("site")
+    yield directory
+    await stop_node(directory)
+
+
+@pytest_asyncio.fixture
+async def new_site(home: Path, prefect_server: None) -> Callable[[str], Site]:
+    def make(name: str) -> Site:
+        return Site(DeploymentTarget(credentials=LocalServing(home=home), model=name, endpoint=name))
+
+    return make
+
+
+@pytest_asyncio.fixture
+async def site(new_site: Callable[[str], Site], request: Any) -> Site:
+    """A target of its own for each test, with version 1 in production."""
+    site = new_site(f"m{abs(hash(request.node.name)) % 10**8}")
+    await promote_to_production(site.target, site.spec("1", "good"))
+    return site

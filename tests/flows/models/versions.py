@@ -1,0 +1,26 @@
+"""Versions of a model for the rollouts of the tests. Even the good ones fail now and then, as real ones do."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+
+def _failing(percent: int) -> Callable[[Any], Any]:
+    calls = itertools.count()
+
+    def predict(value: Any) -> Any:
+        # 37 and 100 have no common factor: the failures are spread evenly, and every hundred calls has as many.
+        if next(calls) * 37 % 100 < percent:
+            raise ValueError("this one did not work")
+        return value
+
+    return predict
+
+
+good = _failing(4)
+as_good = _failing(4)
+broken = _failing(40)
+
+
+def cannot_load() -> None:
+    """Not a model: see the source `versions:missing`."""
