@@ -2,11 +2,12 @@
 
 Fields, separated by one space, `-` where there is none:
 
-    generation start end endpoint arm split upstream server status termination retries forced
+    generation start end endpoint:split arm upstream server status termination retries
 
 `start` (head read) and `end` (last byte of the answer sent) are microseconds since the epoch; `split` is what was asked
-for when the arm was chosen, `stable=9000,canary=1000` in steps of 0.01 %; `termination` is HAProxy's two letters (its
-manual, section 8.5); `generation` tells apart the workers that wrote the line.
+for when the arm was chosen, `stable=9000,canary=1000` in steps of 0.01 %, and ends in `!` when a header forced the arm;
+`termination` is HAProxy's two letters (its manual, section 8.5); `generation` tells apart the workers that wrote the
+line.
 """
 
 from collections.abc import Iterable
@@ -17,7 +18,7 @@ from prefect_modeldeploy.measurements import bucket_of
 
 ACCESS_LOG = "access.log"
 
-_FIELDS = 9
+_FIELDS = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +89,20 @@ def _kind(generation: str, rest: str) -> Kind | None:
     fields = rest.split(" ")
     if len(fields) != _FIELDS:
         return None
-    endpoint, arm, split, upstream, server, status, termination, retries, forced = fields
+    asked, arm, upstream, server, status, termination, retries = fields
+    endpoint, _, split = asked.partition(":")
     try:
         return Kind(
             generation=generation,
             endpoint=_or_none(endpoint),
             arm=_or_none(arm),
-            split=_or_none(split),
+            split=split.rstrip("!") or None,
             upstream=upstream if upstream.lower() == upstream else None,  # upper case: one of our own
             server=_or_none(server.replace("<NOSRV>", "-")),
             status=int(status),
             termination=termination,
             retries=int(retries.lstrip("+")),
-            forced=forced == "1",
+            forced=split.endswith("!"),
         )
     except ValueError:
         return None

@@ -3,12 +3,12 @@
 Routing lives in `routes.map`, one line an endpoint, so that one admin command moves all its weights at once, whatever
 the number of arms, and a request's cost does not grow with the number of endpoints:
 
-    prod stable=9000,canary=1000|X-User|canary=1000=d-2|stable=10000=d-1
+    prod prod:stable=9000,canary=1000|X-User|canary=1000=d-2|stable=10000=d-1
 
-that is: the asked split (logged with every request), the sticky header or `-`, then the arms from the last to the first
-with the upper end of their share of 0..9999 and their upstream. A request belongs to the first arm whose end is above
-its number: random, or the hash of its sticky header. The canary, being last, owns the low numbers: as its weight
-grows it only gains clients, so sticky clients never flip back.
+that is: the endpoint and the asked split as the log carries them, the sticky header or `-`, then the arms from the last
+to the first with the upper end of their share of 0..9999 and their upstream. A request belongs to the first arm whose
+end is above its number: random, or the hash of its sticky header. The canary, being last, owns the low numbers: as its
+weight grows it only gains clients, so sticky clients never flip back.
 
 Secrets live in `secrets.map` (mode 0600), base64 so that no character needs escaping: they can be renewed without a
 reload, and HAProxy's messages about the configuration cannot quote them.
@@ -95,8 +95,8 @@ def render(state: DataPlane, settings: Settings, *, generation: str, draining: f
 
 
 def split_of(endpoint: Endpoint) -> str:
-    """The asked split as the log carries it: `stable=9000,canary=1000`, in steps of 0.01 %."""
-    return ",".join(f"{arm.name}={_steps(arm.weight)}" for arm in endpoint.arms)
+    """The asked split as the log carries it: `prod:stable=9000,canary=1000`, in steps of 0.01 %."""
+    return f"{endpoint.name}:" + ",".join(f"{arm.name}={_steps(arm.weight)}" for arm in endpoint.arms)
 
 
 def route_of(endpoint: Endpoint) -> str:
@@ -218,10 +218,7 @@ def _defaults(settings: Settings) -> list[str]:
 
 def _frontend(state: DataPlane, settings: Settings) -> list[str]:
     tls = f" ssl crt '{settings.certificate}' alpn h2,http/1.1" if settings.certificate else ""
-    log_format = (
-        '"${GENERATION} %[var(txn.t0)] %[date(0,us)] %[var(txn.endpoint)] %[var(txn.arm)] %[var(txn.split)] '
-        '%b %s %ST %ts %rc %[var(txn.forced)]"'
-    )
+    log_format = '"${GENERATION} %[var(txn.t0)] %[date(0,us)] %[var(txn.split)] %[var(txn.arm)] %b %s %ST %ts %rc"'
     return [
         "frontend GATEWAY",
         f"  bind {_address(settings.host, settings.port)}{tls}",
@@ -234,12 +231,11 @@ def _frontend(state: DataPlane, settings: Settings) -> list[str]:
         "  http-request del-header X-Modeldeploy-Upstream",
         # /-/<upstream>/...: one deployment by itself
         "  http-request set-var(txn.upstream) path,field(3,/) if { path_beg /-/ }",
-        "  http-request set-path %[path,regsub(^/-/[^/]*/?,/)] if { path_beg /-/ }",
+        "  http-request set-path /%[path,field(4,/,0)] if { path_beg /-/ }",
         # /<endpoint>/...: an arm of an endpoint
         "  http-request set-var(txn.name) path,field(2,/) if !{ var(txn.upstream) -m found }",
         "  http-request set-var(txn.route) var(txn.name),map_str(routes.map) if { var(txn.name) -m found }",
-        "  http-request set-var(txn.endpoint) var(txn.name) if { var(txn.route) -m found }",
-        "  http-request set-path %[path,regsub(^/[^/]*/?,/)] if { var(txn.route) -m found }",
+        "  http-request set-path /%[path,field(3,/,0)] if { var(txn.route) -m found }",
         *_choice(state),
         "  http-request del-header X-Modeldeploy-Arm",
         "  http-response set-header X-Modeldeploy-Arm %[var(txn.arm)] if { var(txn.arm) -m found }",
@@ -266,7 +262,7 @@ def _choice(state: DataPlane) -> list[str]:
     rules = [
         "  http-request set-var(txn.split) var(txn.route),field(1,|)",
         "  http-request set-var(txn.wanted) req.fhdr(X-Modeldeploy-Arm) if { var(txn.route) -m found }",
-        "  http-request set-var(txn.forced) int(1) if { var(txn.wanted) -m found }",
+        "  http-request set-var(txn.split) var(txn.split),concat(!) if { var(txn.wanted) -m found }",  # forced
         f"  http-request set-var(txn.number) rand({WHOLE})",
     ]
     for header in sorted({endpoint.sticky_header for endpoint in state.endpoints if endpoint.sticky_header}):

@@ -36,7 +36,7 @@ def ingest(store: WindowStore, gateway: Gateway) -> None:
 def line(number: int = 0, *, canary: int = 1000, arm: str = "stable", status: int = 200) -> str:
     start = 1_700_000_000_000_000 + number * 1000
     split = f"stable={10_000 - canary},canary={canary}"
-    return f"g1 {start} {start + 2000} prod {arm} {split} d-1 r1 {status} -- 0 -\n"
+    return f"g1 {start} {start + 2000} prod:{split} {arm} d-1 r1 {status} -- 0\n"
 
 
 async def test_a_window_holds_one_split_and_what_its_arms_experienced(
@@ -159,7 +159,7 @@ async def test_a_difference_to_the_proxys_own_count_shows(
     for _ in range(10):
         await ask(client, gateway)
     log = gateway.logs[0]
-    await eventually(lambda: log.read_text().count(" prod ") == 10)
+    await eventually(lambda: log.read_text().count(" prod:") == 10)
     os.truncate(log, log.read_text().index("\n") + 1)  # nine lines are lost
     ingest(store, gateway)
     assert store.difference(*await gateway.responses()) == {"stable": 9, "canary": 0}
