@@ -123,7 +123,7 @@ class Judge:
     def _decide(self) -> tuple[Decision, str | None, str]:
         harmful = self._harmful()
         if harmful:
-            return "roll_back", harmful.metric.name, f"{_describe(harmful)}: worse, p = {self._p(harmful):.2g}"
+            return "roll_back", harmful.metric.name, f"{_describe(harmful)}; it is worse, p = {self._p(harmful):.2g}"
         if self._split.failed:
             asked, seen = self._split.observed or (0.0, 0.0)
             return "continue", None, f"the router was asked for {asked:.2%} and sends {seen:.2%}: not judged any more"
@@ -136,11 +136,11 @@ class Judge:
         if waited_for.safe < -math.log(self.settings.beta):
             odds = math.exp(waited_for.safe)
             needed = 1.0 / self.settings.beta
-            return "continue", name, f"{_describe(waited_for)}: not proven safe yet ({odds:.2g} to 1 of {needed:.3g})"
+            return "continue", name, f"{_describe(waited_for)}; not proven safe yet ({odds:.2g} to 1 of {needed:.3g})"
         if self._canary_requests < self.settings.min_requests:
             missing = self.settings.min_requests - self._canary_requests
             return "continue", name, f"safe so far, but {missing} more canary requests are asked for"
-        return "promote", name, f"{_describe(waited_for)}: proven not worse by the margin, as are all the others"
+        return "promote", name, f"{_describe(waited_for)}; proven not worse by the margin"
 
     def _harmful(self) -> _Entry | None:
         """The metric that the roll-back is due to; None if there is none."""
@@ -239,7 +239,9 @@ class Judge:
 
 
 def _describe(entry: _Entry) -> str:
-    reading = entry.tracker.reading
+    reading, what = entry.tracker.reading, entry.tracker.what
+    name = f"{entry.metric.name} ({what})" if what else entry.metric.name
     if reading is None:
-        return entry.metric.name
-    return f"{entry.metric.name}: canary {reading.canary:.3g}, baseline {reading.baseline:.3g}"
+        return name
+    canary, baseline = (f"{x:.2%}" if entry.metric.shares else f"{x:.4g}" for x in reading)
+    return f"{name}: canary {canary}, baseline {baseline}"

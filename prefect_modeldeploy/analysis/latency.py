@@ -96,10 +96,19 @@ class LatencyTracker(Tracker):
 
     @property
     def reading(self) -> Reading | None:
-        """Share slower than the highest threshold."""
-        if not self._parts or not self._parts[-1].observed:
-            return None
-        return Reading(*self._parts[-1].seen)
+        """Share slower than the threshold that speaks most against the canary."""
+        worst = self._worst
+        return Reading(*self._parts[worst].seen) if worst is not None and self._parts[worst].observed else None
+
+    @property
+    def what(self) -> str:
+        """Which threshold `reading` is about."""
+        worst = self._worst
+        return "" if worst is None else f"slower than {self.thresholds[worst] * 1000.0:.3g} ms"
+
+    @property
+    def _worst(self) -> int | None:
+        return max(range(len(self._parts)), key=lambda part: self._parts[part].harm.log_wealth, default=None)
 
     def growth(self, canary: float, baseline: float) -> Growth:
         """The fastest threshold's growth of harm, the slowest one's growth of safety."""

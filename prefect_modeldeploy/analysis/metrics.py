@@ -15,7 +15,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from prefect_modeldeploy.analysis.comparison import Limits
 from prefect_modeldeploy.analysis.drift import DriftTracker
@@ -31,6 +31,9 @@ from prefect_modeldeploy.measurements import Arm
 @dataclass(frozen=True, kw_only=True)
 class Metric(ABC):
     """What all metrics have in common."""
+
+    shares: ClassVar[bool] = True
+    """Whether its readings are shares, which are shown in percent."""
 
     name: str
     weight: float = 1.0
@@ -168,6 +171,7 @@ class Drift(Metric):
 class Cost(Metric):
     """Mean cost of a request (`Arm.cost`: money, tokens, GPU seconds). Its limits are relative: 0.1 is 10 %."""
 
+    shares: ClassVar[bool] = False
     kind: Literal["cost"] = "cost"
     name: str = "cost"
     margin: float | None = 0.1

@@ -37,6 +37,11 @@ class Tracker(ABC):
     def reading(self) -> Reading | None:
         """What was seen so far on both arms; None without data."""
 
+    @property
+    def what(self) -> str:
+        """What exactly `reading` counts, where the metric's name does not say it."""
+        return ""
+
     @abstractmethod
     def growth(self, canary: float, baseline: float) -> Growth:
         """Growth of the evidence in nats a second, at so many requests a second on each arm."""

@@ -8,6 +8,7 @@ the baseline's history, and the judge's default settings. Beside the judge, on t
 """
 
 import argparse
+import json
 import math
 import multiprocessing
 import os
@@ -22,7 +23,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from prefect_modeldeploy.analysis import Arm, Histogram, Judge, JudgeSettings, Window
+from prefect_modeldeploy.analysis import (
+    Accuracy,
+    Agreement,
+    Arm,
+    Cost,
+    Drift,
+    Failures,
+    Histogram,
+    Judge,
+    JudgeSettings,
+    Latency,
+    Moments,
+    Quality,
+    Window,
+)
 from prefect_modeldeploy.measurements import RESOLUTION
 
 SECONDS, WINDOWS, PAST = 10.0, 360, 180
@@ -49,6 +64,8 @@ class Scenario:
     """Factor on the canary's latency; None: latencies are not measured."""
     tail: float = 0.0
     """Share of the canary's requests that takes four times as long."""
+    past: bool = True
+    """Whether the judge is given a history."""
     settings: dict[str, float] = field(default_factory=dict)
 
 
@@ -75,7 +92,8 @@ def simulate(scenario: Scenario, seed: int) -> Outcome:
     """One rollout, watched to the first roll-back or to the end of the hour."""
     rng = np.random.default_rng([seed, _stable_hash(scenario.name)])
     n_c, n_b, y_c, y_b = _counts(rng, scenario)
-    judge = Judge(JudgeSettings(history=_history(rng, scenario), **scenario.settings))  # type: ignore[arg-type]
+    history = _history(rng, scenario) if scenario.past else ()
+    judge = Judge(JudgeSettings(history=history, **scenario.settings))  # type: ignore[arg-type]
     promoted = rolled_back = None
     requests = int(n_c.sum())
     for number, share in enumerate(_shares(scenario)):
@@ -207,6 +225,8 @@ SAME = [
     Scenario("D baseline 6 % already", canary=0.06, baseline=0.06),
     Scenario("D ramp 1/5/25/50 %", shares=RAMP),
     Scenario("L latency measured: same", slower=1.0),
+    Scenario("no history: same", past=False),
+    Scenario("no history: bursts, CV 1", past=False, burst=1.0),
 ]
 WORSE = [
     Scenario("A canary 20 %", canary=0.2),
@@ -225,6 +245,7 @@ WORSE = [
     Scenario("L 25 % slower", slower=1.25),
     Scenario("L 50 % slower", slower=1.5),
     Scenario("L 3 % of requests 4x slower", slower=1.0, tail=0.03),
+    Scenario("no history: canary 2 %", canary=0.02, past=False),
 ]
 THREE_WAYS = [
     Scenario("A same, margin 1 pp"),
@@ -285,6 +306,32 @@ def three_way_table(scenarios: Sequence[Scenario], runs: int, processes: int) ->
         yield f"| {scenario.name} | " + " | ".join(f"{share:.1%}" for share in shares) + f" | {when} |"
 
 
+def speed() -> Iterator[str]:
+    """How long one window takes with eight metrics, early and late, and how large the state becomes."""
+    rng = np.random.default_rng(1)
+
+    def arm(requests: int) -> Arm:
+        numbers = tuple(rng.standard_normal(min(requests, 50)).tolist())
+        quality = Quality(requests, requests - int(rng.binomial(requests, 0.1)), 40, 39, numbers)
+        latency = _latency(rng, Scenario("", slower=1.0), requests, canary=False)
+        cost = Moments.from_values(rng.gamma(4.0, 0.25, requests).tolist())
+        return Arm(requests, int(rng.binomial(requests, 0.01)), latency, quality, cost)
+
+    metrics = (Failures(), Latency(), Accuracy(), Agreement(), Drift(), Cost())
+    metrics += (Failures(name="strict", margin=0.005), Accuracy(name="strict accuracy", margin=0.005))
+    judge = Judge(JudgeSettings(metrics=metrics, history=[arm(500) for _ in range(PAST)]))
+    windows = [Window(f"{number}", arm(60), arm(440), 1.0) for number in range(3000)]
+    times, largest = [], 0
+    for window in windows:
+        before = time.perf_counter()
+        judge.observe(window)
+        times.append((time.perf_counter() - before) * 1e3)
+        largest = max(largest, len(json.dumps(judge.state())))
+    early, late = (statistics.median(part) for part in (times[:300], times[-300:]))
+    yield f"one window, eight metrics: {early:.2f} ms at first, {late:.2f} ms after {len(windows)} windows"
+    yield f"state: at most {largest} characters of JSON"
+
+
 def plot(path: Path, runs: int, processes: int) -> None:
     """Draw what evidence looks like, and what looking often does to a test that was made for one look."""
     import matplotlib
@@ -342,6 +389,9 @@ def main() -> None:
             print(line, flush=True)
         print()
     for line in three_way_table(THREE_WAYS, options.runs, options.processes):
+        print(line, flush=True)
+    print()
+    for line in speed():
         print(line, flush=True)
     if options.plot:
         plot(options.plot, options.runs, options.processes)
