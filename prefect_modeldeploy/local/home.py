@@ -65,7 +65,7 @@ class Home:
         """What the last node wrote when it was ready; it may have died since."""
         try:
             return NodeInfo(**json.loads(self._info.read_text()))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, TypeError) as error:
             raise NodeError(f"{self._info} is damaged ({error}); delete it, the next node writes it again") from error

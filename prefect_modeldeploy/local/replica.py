@@ -401,6 +401,46 @@ def _parse(body: bytes) -> Any:
         raise BadInput(f"the body is not JSON: {error}") from None
 
 
+class JoinedWrites:
+    """A transport that sends what is written in one turn of the event loop at once.
+
+    The server writes head and body apart. A replica that is killed in between leaves the proxy with a head and no body,
+    which it cannot send again to another replica.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport, self._parts = transport, list[bytes]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send soon."""
+        if not self._parts:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        """Send what is left, then close."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._parts and not self._transport.is_closing():
+            self._transport.write(b"".join(self._parts))
+        self._parts.clear()
+
+
+def protocol_class() -> Any:
+    """Uvicorn's fastest HTTP protocol here, with joined writes."""
+    base: Any = importlib.import_module("uvicorn.protocols.http.auto").AutoHTTPProtocol
+
+    def connection_made(self: Any, transport: asyncio.Transport) -> None:
+        base.connection_made(self, JoinedWrites(transport))
+
+    return type("Protocol", (base,), {"connection_made": connection_made})
+
+
 # --- the process -----------------------------------------------------------------------------------------------------
 
 
@@ -454,6 +494,7 @@ def serve(listener: socket.socket) -> None:
     print(f"replica {settings.replica}: loaded in {time.monotonic() - began:.2f} s", file=sys.stderr, flush=True)
     config = uvicorn.Config(
         app,
+        http=protocol_class(),
         log_level="warning",
         access_log=False,
         lifespan="off",

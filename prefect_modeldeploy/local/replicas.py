@@ -77,6 +77,8 @@ class Replica:
 
     def attach(self) -> None:
         """Find the process that a former node started. Raises ProcessLookupError if it has ended."""
+        if not self.record.pid:
+            raise ProcessLookupError("the node died before it wrote the process down; that process ends by itself")
         self._process = Process(self.record.pid, self.record.started)
         if self.record.ready:
             self._become_ready()

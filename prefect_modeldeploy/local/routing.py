@@ -13,7 +13,6 @@ from prefect_modeldeploy.local.store import Store
 from prefect_modeldeploy.traffic.activator import Activator
 from prefect_modeldeploy.traffic.dataplane import DataPlane
 from prefect_modeldeploy.traffic.gateway import Gateway
-from prefect_modeldeploy.traffic.rotation import rotate
 from prefect_modeldeploy.traffic.windows import EndpointWindow, WindowStore
 
 HOLD_SECONDS = 120.0
@@ -173,7 +172,6 @@ class Routing:
             try:
                 await self._count()
                 async with self._counting:
-                    await rotate(self._running, self._windows)
                     self._windows.forget()
             except GatewayError as error:
                 _log.warning("the access log could not be looked after: %s", error)
