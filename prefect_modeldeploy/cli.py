@@ -95,3 +95,7 @@ def main() -> None:
     except ModelDeployError as error:
         _errors.print(f"[bold red]error:[/] {error}", highlight=False)
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""The deployments of flows/prefect.yaml on a real server, each run once by a real process worker."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from prefect.client.orchestration import get_client
+from prefect.deployments import run_deployment
+from prefect.settings import get_current_settings
+
+from prefect_modeldeploy import DeploymentTarget
+from tests.conftest import eventually
+from tests.flows.conftest import QUICK, Site
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+TARGET = "production"
+
+
+@pytest.fixture(scope="module")
+def environment(home: Path, prefect_server: None) -> dict[str, str]:
+    """What the subprocesses see: this test's server and node."""
+    url = get_current_settings().api.url
+    assert url
+    more = {"PREFECT_API_URL": url, "MODELDEPLOY_HOME": str(home), "MODELDEPLOY_MODEL": "deployed"}
+    return {**os.environ, **more, "MODELDEPLOY_TARGET": TARGET, "PREFECT_LOGGING_LEVEL": "WARNING"}
+
+
+def call(environment: dict[str, str], *command: str, cwd: Path = ROOT) -> str:
+    done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def deployed(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Blocks saved, deployments made from another directory, and a worker at work."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    call(environment, sys.executable, str(ROOT / "blocks" / "register.py"))
+    call(environment, sys.executable, str(ROOT / "blocks" / "create_local.py"))
+    prefect = str(BIN / "prefect")
+    call(environment, prefect, "work-pool", "create", "modeldeploy", "--type", "process")
+    file = str(ROOT / "flows" / "prefect.yaml")
+    call(environment, prefect, "--no-prompt", "deploy", "--prefect-file", file, "--all", cwd=elsewhere)
+    worker = subprocess.Popen([prefect, "worker", "start", "--pool", "modeldeploy"], env=environment, cwd=elsewhere)
+    yield environment
+    worker.terminate()
+    worker.wait(30)
+
+
+async def run(name: str, **parameters: Any) -> Any:
+    """Run a deployment to its end; returns the run."""
+    run = await run_deployment(name, parameters=parameters, timeout=90, poll_interval=0.5)
+    assert run.state is not None
+    assert run.state.is_completed(), f"{name}: {run.state.type} {run.state.message}"
+    return run
+
+
+@pytest_asyncio.fixture
+async def site(deployed: dict[str, str]) -> AsyncIterator[Site]:
+    yield Site(await DeploymentTarget.aload(TARGET))
+
+
+def test_the_block_scripts_can_be_run_again(deployed: dict[str, str]) -> None:
+    said = call(deployed, sys.executable, str(ROOT / "blocks" / "create_local.py"))
+    assert f"deployment-target/{TARGET}" in said
+
+
+def test_a_missing_variable_is_one_clear_line(environment: dict[str, str]) -> None:
+    without = {name: value for name, value in environment.items() if name != "MODELDEPLOY_MODEL"}
+    script = str(ROOT / "blocks" / "create_local.py")
+    done = subprocess.run([sys.executable, script], env=without, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("MODELDEPLOY_MODEL is not set")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.timeout(300)
+async def test_each_deployment_is_run_once_by_the_worker(site: Site) -> None:
+    first, second = (json.loads(site.spec(version, "good").model_dump_json()) for version in ("1", "2"))
+    await run("promote-to-production/promote-to-production", target=TARGET, candidate=first, approval=None)
+    assert await site.arms() == {"stable": ("deployed-1", 100.0)}
+
+    async with await site.load() as answers:
+        await site.history(answers)
+        plan = QUICK.model_dump(mode="json")
+        canary = await run("canary-rollout/canary-rollout", target=TARGET, candidate=second, plan=plan, note="worker")
+    assert await site.arms() == {"stable": ("deployed-2", 100.0)}
+    assert "deployed-2" in canary.name or TARGET in canary.name
+
+    await run("scale-to-zero/scale-down", targets=[TARGET], only_if_idle_seconds=0)
+    await eventually(lambda: _all_asleep(site))
+    await run("wake-up/wake-up", targets=[TARGET])
+    assert await site.deployments() == {"deployed-1": "SCALED_TO_ZERO", "deployed-2": "READY"}
+
+
+async def _all_asleep(site: Site) -> bool:
+    return set((await site.deployments()).values()) == {"SCALED_TO_ZERO"}
+
+
+async def test_schedules_have_the_time_zone_and_are_on(deployed: dict[str, str]) -> None:
+    async with get_client() as client:
+        for name in ("scale-to-zero/scale-down", "wake-up/wake-up"):
+            [schedule] = (await client.read_deployment_by_name(name)).schedules
+            assert schedule.active
+            assert schedule.slug
+            assert schedule.schedule.timezone == "Europe/Berlin"  # type: ignore[union-attr]
+
+
+async def test_redeploying_leaves_what_a_person_paused_paused(deployed: dict[str, str]) -> None:
+    prefect, file = str(BIN / "prefect"), str(ROOT / "flows" / "prefect.yaml")
+    async with get_client() as client:
+        deployment = await client.read_deployment_by_name("wake-up/wake-up")
+        await client.update_deployment_schedule(deployment.id, deployment.schedules[0].id, active=False)
+        await asyncio.to_thread(call, deployed, prefect, "--no-prompt", "deploy", "--prefect-file", file, "--all")
+        [schedule] = (await client.read_deployment_by_name("wake-up/wake-up")).schedules
+    assert not schedule.active

@@ -1,0 +1,104 @@
+"""The top level: what a user deploys and runs, without a server."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+import yaml
+from prefect import Flow
+from prefect.flows import load_flow_from_entrypoint
+
+import prefect_modeldeploy.flows as flows
+
+ROOT = Path(__file__).parent.parent
+DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load((ROOT / "flows" / "prefect.yaml").read_text())["deployments"]
+FLOWS = {name: flow for name, flow in vars(flows).items() if isinstance(flow, Flow)}
+
+
+def test_there_is_nothing_else_at_the_top() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if tracked.returncode:
+        pytest.skip("LOUD: not a git checkout, so nobody knows what belongs to the project")
+    top = {line.split("/")[0] for line in tracked.stdout.splitlines()}
+    allowed = {"pyproject.toml", "prefect_modeldeploy", "flows", "blocks", "tests", "README.md", "LICENSE"}
+    assert {name for name in top if not name.startswith(".")} == allowed
+
+
+@pytest.mark.parametrize(
+    "file", sorted(ROOT.glob("flows/*.py")) + sorted(ROOT.glob("blocks/*.py")), ids=lambda p: p.name
+)
+def test_every_script_imports_without_doing_anything(file: Path) -> None:
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.__doc__, "a script says what the user will see"
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda d: d["name"])
+class TestDeployments:
+    def test_its_entry_point_is_a_flow_whose_parameters_it_names(self, deployment: dict[str, Any]) -> None:
+        flow = load_flow_from_entrypoint(deployment["entrypoint"])
+        assert set(deployment.get("parameters", {})) <= set(flow.parameters.properties)
+
+    def test_every_schedule_has_a_slug_and_a_time_zone_and_does_not_say_active(
+        self, deployment: dict[str, Any]
+    ) -> None:
+        for schedule in deployment.get("schedules", []):
+            assert schedule["slug"]
+            assert schedule["timezone"]
+            assert "active" not in schedule
+            assert "parameters" not in schedule, "pausing a schedule in the UI erases them"
+
+    def test_it_is_described_and_holds_no_secret_template(self, deployment: dict[str, Any]) -> None:
+        assert deployment["description"].endswith(".")
+        assert "prefect.blocks" not in yaml.dump(deployment)
+
+
+def test_the_four_deployments_are_there() -> None:
+    names = {deployment["name"] for deployment in DEPLOYMENTS}
+    assert names >= {"canary-rollout", "promote-to-production", "scale-down", "wake-up"}
+
+
+@pytest.mark.parametrize("name", sorted(FLOWS))
+def test_every_flow_survives_being_sent_to_another_process(name: str) -> None:
+    """`.serve()` pickles flows into a spawned process, where a string annotation would not be resolved."""
+    load = "import sys, cloudpickle; flow = cloudpickle.loads(sys.stdin.buffer.read())"
+    code = f"{load}; flow.validate_parameters({_some(name)!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=cloudpickle.dumps(FLOWS[name]), capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def _some(name: str) -> dict[str, Any]:
+    if name in ("scale_to_zero", "wake_up"):
+        return {"targets": ["production"]}
+    return {"target": "production"} | ({} if name == "roll_back" else {"candidate": "fraud-2"})
+
+
+def test_a_form_has_few_fields_and_describes_each() -> None:
+    for name, flow in FLOWS.items():
+        fields = flow.parameters.properties
+        assert len(fields) <= 8, name
+        assert all(field.get("description") for field in fields.values()), name
+
+
+def test_a_schema_refuses_bad_values_before_a_run_exists() -> None:
+    with pytest.raises(Exception, match="steps"):
+        FLOWS["canary_rollout"].validate_parameters({"target": "t", "candidate": "c", "plan": {"steps": [50, 10]}})
+
+
+def test_the_command_line_prints_the_path_of_the_deployments() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect_modeldeploy.cli", "deployments-path"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert yaml.safe_load(Path(done.stdout.strip()).read_text())["deployments"] == DEPLOYMENTS
