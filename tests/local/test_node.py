@@ -114,10 +114,10 @@ async def test_the_overview_shows_what_is_there(node: RunningNode) -> None:
     assert overview["deployments"]["n-overview"] == "READY"
 
 
-def test_the_node_imports_neither_prefect_nor_numpy() -> None:
+def test_the_node_imports_nothing_heavy() -> None:
     program = (
-        "import sys, prefect_modeldeploy.local.node, prefect_modeldeploy.local.autostart\n"
-        "print([m for m in ('prefect', 'numpy', 'matplotlib', 'sklearn', 'rich') if m in sys.modules])"
+        "import sys, prefect_modeldeploy.local.node\n"
+        "print([m for m in ('prefect', 'numpy', 'matplotlib', 'httpx', 'rich') if m in sys.modules])"
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert said.stdout.strip() == "[]"
