@@ -1,6 +1,7 @@
 """What the gateway costs, side by side on this machine: `python -m tests.benchmarks.gateway`. Needs wrk, takes 2 min.
 
-Everything shares the same cores, so the ratios count, not the figures. Each pair is measured in turns; medians.
+Everything shares the same cores, so the ratios count, not the figures: each is the median over pairs that were measured
+one after the other. "proxy us" is the CPU time of the proxy a request, its least over the rounds.
 """
 
 import asyncio
@@ -11,7 +12,6 @@ import re
 import shutil
 import socket
 import sqlite3
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,17 +19,20 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import httpx
+import psutil
 
 from prefect_modeldeploy.local import replica as replica_program
+from prefect_modeldeploy.traffic.admin import AdminSocket
 from prefect_modeldeploy.traffic.binary import find_haproxy
 from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm, Server, Upstream
 from prefect_modeldeploy.traffic.gateway import DataPlane, Gateway
 from prefect_modeldeploy.traffic.windows import WindowStore
 from tests.traffic.load import load
 
-ROUNDS, SECONDS, CONNECTIONS = 5, 4, 32
+ROUNDS, SECONDS, CONNECTIONS = 9, 2, 32
 BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP64", "data": [5.1, 3.5, 1.4, 0.2]}]})
 
 LUA = f"""
@@ -46,13 +49,14 @@ end
 
 
 @dataclass(frozen=True)
-class Result:
-    """Medians: requests a second, microseconds. Errors are a sum."""
+class Round:
+    """What wrk said once. Requests a second; microseconds; CPU of the proxy, microseconds a request."""
 
     rate: float
     p50: float
     p99: float
     errors: int
+    cpu: float
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
@@ -146,35 +150,55 @@ async def gateway(directory: Path, state: DataPlane, *, log: bool = True) -> Asy
         await running.stop(grace=0)
 
 
-def wrk(url: str, script: Path, seconds: int = SECONDS) -> tuple[float, float, float, int]:
+def wrk(url: str, script: Path, seconds: int, proxy: psutil.Process | None) -> Round:
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script), url]
+    before = used(proxy)
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = re.search(r"RESULT (\S+) (\d+) (\d+) (\d+)", said)
     assert found, said
-    return float(found[1]), int(found[2]), int(found[3]), int(found[4])
+    rate = float(found[1])
+    return Round(rate, int(found[2]), int(found[3]), int(found[4]), (used(proxy) - before) / (rate * seconds) * 1e6)
 
 
-def in_turns(urls: dict[str, str], directory: Path) -> dict[str, Result]:
-    """Measure each in turn, `ROUNDS` times after a warm-up; medians."""
+def used(process: psutil.Process | None) -> float:
+    times = process.cpu_times() if process else None
+    return times.user + times.system if times else 0.0
+
+
+async def worker_of(proxy: Gateway) -> psutil.Process:
+    workers = await AdminSocket(proxy.directory).workers()
+    assert workers
+    return psutil.Process(workers.current)
+
+
+Candidates = dict[str, tuple[str, psutil.Process | None]]
+"""URL and proxy, by name."""
+
+
+def in_turns(candidates: Candidates, directory: Path) -> dict[str, list[Round]]:
+    """Measure each in turn after a warm-up, every other round in the other order."""
     script = directory / "post.lua"
     script.write_text(LUA)
-    for url in urls.values():
-        wrk(url, script, 1)
-    rounds = [{name: wrk(url, script) for name, url in urls.items()} for _ in range(ROUNDS)]
-    columns = {name: list(zip(*(one[name] for one in rounds), strict=True)) for name in urls}
-    return {
-        name: Result(*(statistics.median(column) for column in found[:3]), errors=sum(found[3]))
-        for name, found in columns.items()
-    }
+    for url, proxy in candidates.values():
+        wrk(url, script, 1, proxy)
+    rounds: dict[str, list[Round]] = {name: [] for name in candidates}
+    for number in range(ROUNDS):
+        for name in list(candidates)[:: 1 if number % 2 else -1]:
+            rounds[name].append(wrk(candidates[name][0], script, SECONDS, candidates[name][1]))
+    return rounds
 
 
-def show(title: str, results: dict[str, Result], base: str, goal: str) -> None:
+def show(title: str, rounds: dict[str, list[Round]], base: str, goal: str) -> None:
     print(f"\n{title}  (goal: {goal})")
-    print(f"  {'':34s} {'req/s':>8s} {'ratio':>6s} {'p50 ms':>8s} {'p99 ms':>8s} {'ratio':>6s} {'errors':>7s}")
-    for name, one in results.items():
-        rate, p99 = one.rate / results[base].rate, one.p99 / results[base].p99
-        times = f"{one.p50 / 1e3:8.2f} {one.p99 / 1e3:8.2f} {p99:6.2f}"
-        print(f"  {name:34s} {one.rate:8.0f} {rate:6.2f} {times} {one.errors:7d}", flush=True)
+    head = f"{'req/s':>8s} {'ratio':>6s} {'p50 ms':>8s} {'p99 ms':>8s} {'ratio':>6s} {'proxy us':>9s} {'errors':>7s}"
+    print(f"  {'':30s} {head}")
+    for name, mine in rounds.items():
+        pairs = list(zip(mine, rounds[base], strict=True))
+        rate, p99 = median(a.rate / b.rate for a, b in pairs), median(a.p99 / b.p99 for a, b in pairs)
+        p50s, p99s = median(one.p50 for one in mine) / 1e3, median(one.p99 for one in mine) / 1e3
+        cpu, errors = min(one.cpu for one in mine), sum(one.errors for one in mine)
+        figures = f"{median(one.rate for one in mine):8.0f} {rate:6.2f} {p50s:8.2f} {p99s:8.2f} {p99:6.2f}"
+        print(f"  {name:30s} {figures} {cpu:9.1f} {errors:7d}", flush=True)
 
 
 # --- what is measured ------------------------------------------------------------------------------------------------
@@ -187,8 +211,11 @@ async def measure_log(directory: Path) -> None:
             gateway(directory / "off", state, log=False) as off,
             gateway(directory / "on", state) as on,
         ):
-            urls = {"measurements off": f"{off.url}/prod/x", "measurements on": f"{on.url}/prod/x"}
-            results = await asyncio.to_thread(in_turns, urls, directory)
+            candidates: Candidates = {
+                "measurements off": (f"{off.url}/prod/x", await worker_of(off)),
+                "measurements on": (f"{on.url}/prod/x", await worker_of(on)),
+            }
+            results = await asyncio.to_thread(in_turns, candidates, directory)
             show("The same proxy without and with measurements", results, "measurements off", ">= 0.9, p99 <= 1.2")
             started, lines, store = time.monotonic(), 0, WindowStore(sqlite3.connect(directory / "windows.db"))
             while found := store.ingest(on.logs):
@@ -203,8 +230,11 @@ async def measure_replica(directory: Path) -> None:
     with replica(directory) as port:
         async with gateway(directory / "replica", plane(port, port, 10)) as proxy:
             path = "/v2/models/m/infer"
-            urls = {"direct": f"http://127.0.0.1:{port}{path}", "through the gateway": f"{proxy.url}/prod{path}"}
-            results = await asyncio.to_thread(in_turns, urls, directory)
+            candidates: Candidates = {
+                "direct": (f"http://127.0.0.1:{port}{path}", None),
+                "through the gateway": (f"{proxy.url}/prod{path}", await worker_of(proxy)),
+            }
+            results = await asyncio.to_thread(in_turns, candidates, directory)
             show("One scikit-learn replica", results, "direct", ">= 0.9")
 
 
