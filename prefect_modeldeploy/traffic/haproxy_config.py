@@ -16,11 +16,14 @@ reload, and HAProxy's messages about the configuration cannot quote them.
 
 import base64
 import ipaddress
+import os
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
+import certifi
 from pydantic import SecretStr
 
 from prefect_modeldeploy.traffic.dataplane import DataPlane
@@ -144,13 +147,18 @@ def _server(upstream: Upstream, server: Server, draining: bool) -> str:
         words.append(CHECK)
     if upstream.tls:
         words.append("ssl alpn http/1.1")
-        ca_file = f"'{upstream.ca_file}'" if upstream.ca_file else "@system-ca"
-        words.append(f"verify required ca-file {ca_file}" if upstream.tls_verify else "verify none")
+        ca_file = upstream.ca_file or _system_authorities()
+        words.append(f"verify required ca-file '{ca_file}'" if upstream.tls_verify else "verify none")
         name = (upstream.host_header or server.host).partition(":")[0]
         words.append(f"sni str({name}) check-sni {name} verifyhost {name}")
     if draining:
         words.append("weight 0")
     return " ".join(words)
+
+
+def _system_authorities() -> str:
+    """PEM file of the authorities that Python trusts here; HAProxy's own `@system-ca` is empty in the wheel."""
+    return os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile or certifi.where()
 
 
 def _secrets(state: DataPlane, settings: Settings) -> dict[str, str]:
@@ -175,7 +183,6 @@ def _global(settings: Settings) -> list[str]:
         f"  nbthread {settings.threads}",
         "  noreuseport",  # else a second proxy could share the port unnoticed
         "  hard-stop-after 600s",
-        "  tune.ssl.default-dh-param 2048",
         *target,
     ]
 

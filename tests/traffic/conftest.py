@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -23,6 +24,15 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def make_certificate(directory: Path, name: str) -> Path:
+    """A self-signed certificate for `DNS:host` or `IP:address`, with its key, in one file."""
+    key, chain, both = directory / "key.pem", directory / "chain.pem", directory / "both.pem"
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test -addext subjectAltName={name}"
+    subprocess.run([*command.split(), "-keyout", str(key), "-out", str(chain)], check=True, capture_output=True)
+    both.write_text(chain.read_text() + key.read_text())
+    return both
 
 
 def endpoint(weights: dict[str, float] | None = None, name: str = "prod", **options: Any) -> Endpoint:

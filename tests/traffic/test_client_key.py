@@ -1,7 +1,6 @@
 """Who may call a gateway that others can reach."""
 
 import ssl
-import subprocess
 from pathlib import Path
 
 import httpx
@@ -12,21 +11,14 @@ from pydantic import SecretStr
 from prefect_modeldeploy.errors import GatewayError
 from prefect_modeldeploy.traffic.admin import AdminSocket
 from prefect_modeldeploy.traffic.gateway import Gateway
-from tests.traffic.conftest import Models, StartGateway, free_port
+from tests.traffic.conftest import Models, StartGateway, free_port, make_certificate
 
 KEY = "k3y-for-the-clients-0123456789"
 
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("certificate")
-    key, chain, both = directory / "key.pem", directory / "chain.pem", directory / "both.pem"
-    command = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
-    )
-    subprocess.run([*command.split(), "-keyout", str(key), "-out", str(chain)], check=True, capture_output=True)
-    both.write_text(chain.read_text() + key.read_text())
-    return both
+    return make_certificate(tmp_path_factory.mktemp("certificate"), "IP:127.0.0.1")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "gateway.example"])
