@@ -1,19 +1,22 @@
 """The command line: `modeldeploy --help`."""
 
 import asyncio
-import json
+import json as json_text
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 from rich.console import Console
+from rich.table import Table
 
+from prefect_modeldeploy import __version__
 from prefect_modeldeploy.errors import ModelDeployError
 
 app = App(
     name="modeldeploy",
     help="Safe model deployments with Prefect: a local serving node, a gateway, rollouts.",
+    version=__version__,
     version_flags=["--version"],
 )
 node = App(name="node", help="The serving node of this machine: model processes behind a proxy.")
@@ -22,15 +25,15 @@ app.command(node)
 Home = Annotated[Path | None, Parameter(help="Directory of the node. Default: MODELDEPLOY_HOME, else ~/.modeldeploy.")]
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON object as the last line.")]
 
-_errors = Console(stderr=True)
+_out, _errors = Console(), Console(stderr=True)
 
 
 @node.command(name="start")
 def node_start(
     *,
     home: Home = None,
-    port: Annotated[int | None, Parameter(help="Port of the control API. Default: a free one.")] = None,
-    gateway_port: Annotated[int | None, Parameter(help="Port that clients call. Default: a free one.")] = None,
+    port: Annotated[int | None, Parameter(help="Port of the control API. Default: as before, else a free one.")] = None,
+    gateway_port: Annotated[int | None, Parameter(help="Port that clients call. Default: likewise.")] = None,
     foreground: Annotated[bool, Parameter(help="Stay attached; Ctrl-C stops the node.")] = False,
     json: Json = False,
 ) -> None:
@@ -41,7 +44,10 @@ def node_start(
     if foreground:
         sys.exit(run(home=home, port=port or 0, gateway_port=gateway_port or 0))
     info = asyncio.run(ensure_node(home, port=port, gateway_port=gateway_port))
-    _tell(json, {"pid": info.pid, "control_url": info.control_url, "gateway_url": info.gateway_url})
+    if json:
+        _print_json({"pid": info.pid, "control_url": info.control_url, "gateway_url": info.gateway_url})
+        return
+    _out.print(f"node {info.pid}: control {info.control_url}, gateway {info.gateway_url}", highlight=False)
 
 
 @node.command(name="stop")
@@ -50,19 +56,17 @@ def node_stop(*, home: Home = None) -> None:
     from prefect_modeldeploy.local.autostart import stop_node
 
     stopped = asyncio.run(stop_node(home))
-    Console().print("stopped" if stopped else "no node was running")
+    _out.print("stopped" if stopped else "no node was running")
 
 
 @node.command(name="status")
 def node_status(*, home: Home = None, json: Json = False) -> None:
     """Show the node, its deployments and endpoints. Exit code 3 when no node runs."""
-    from prefect_modeldeploy.local.autostart import node_overview
-
-    overview = asyncio.run(node_overview(home))
+    overview = asyncio.run(_overview(home))
     if overview is None:
         _errors.print("no node runs; start it with: modeldeploy node start")
         sys.exit(3)
-    _tell(json, overview)
+    _print_json(overview) if json else _print_overview(overview)
 
 
 @app.command
@@ -81,11 +85,43 @@ def deployments_path() -> None:
     sys.stdout.write(f"{packaged if packaged.exists() else checkout}\n")
 
 
-def _tell(as_json: bool, facts: dict[str, object]) -> None:
-    if as_json:
-        sys.stdout.write(json.dumps(facts) + "\n")
-        return
-    Console().print_json(data=facts)
+async def _overview(directory: Path | None) -> dict[str, Any] | None:
+    from prefect_modeldeploy.local.autostart import find_node
+    from prefect_modeldeploy.local.client import NodeClient
+    from prefect_modeldeploy.local.home import Home as NodeHome
+
+    home = NodeHome(directory)
+    info = await find_node(home)
+    if info is None:
+        return None
+    async with NodeClient(info.control_url, home.token()) as client:
+        return {
+            "control_url": info.control_url,
+            **await client.status(),
+            "deployments": [d.model_dump(mode="json", exclude={"raw"}) for d in await client.list_deployments()],
+            "endpoints": [e.model_dump(mode="json") for e in await client.list_endpoints()],
+        }
+
+
+def _print_overview(overview: dict[str, Any]) -> None:
+    _out.print(f"node {overview['pid']} in {overview['home']}", highlight=False, soft_wrap=True)
+    _out.print(f"control {overview['control_url']}, gateway {overview['gateway_url']}", highlight=False, soft_wrap=True)
+    deployments = Table("deployment", "model", "version", "status", "ready", "reason")
+    for each in overview["deployments"]:
+        replicas = f"{each['replicas']['ready']} of {each['replicas']['running']}"
+        row = (each["id"], each["model_id"], each["version"], each["status"], replicas, each["reason"] or "")
+        deployments.add_row(*row)
+    endpoints = Table("endpoint", "arms", "address")
+    for each in overview["endpoints"]:
+        arms = ", ".join(f"{arm['name']} {arm['weight']:g} %: {arm['upstream']}" for arm in each["arms"])
+        endpoints.add_row(each["name"], arms, f"{overview['gateway_url']}/{each['name']}")
+    for table in (deployments, endpoints):
+        if table.row_count:
+            _out.print(table)
+
+
+def _print_json(facts: object) -> None:
+    sys.stdout.write(json_text.dumps(facts) + "\n")
 
 
 def main() -> None:

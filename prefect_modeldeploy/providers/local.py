@@ -28,6 +28,10 @@ from prefect_modeldeploy.local.client import NodeClient
 from prefect_modeldeploy.local.home import Home
 from prefect_modeldeploy.providers.base import ServingClient, ServingCredentials
 from prefect_modeldeploy.traffic.router import TrafficRouter
+from prefect_modeldeploy.transport import RetryPolicy
+
+POLICY = RetryPolicy(attempts=5, total_seconds=5.0)
+"""A node that was killed does not come back by itself: give up soon, and the next try starts another one."""
 
 PREDICT_TIMEOUT_SECONDS = 120.0
 """A request may be held while its model wakes."""
@@ -157,10 +161,10 @@ class LocalServing(ServingCredentials):
             NodeError: No node runs and none could be started; says why.
         """
         if self.url is not None and self.token is not None:
-            node = NodeClient(self.url, self.token)
+            node = NodeClient(self.url, self.token, policy=POLICY)
         else:
             home = Home(self.home)
             info = await ensure_node(home, autostart=self.autostart)
-            node = NodeClient(info.control_url, home.token())
+            node = NodeClient(info.control_url, home.token(), policy=POLICY)
         async with node:
             yield LocalClient(node)
