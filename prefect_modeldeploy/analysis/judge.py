@@ -71,6 +71,7 @@ class Judge:
     def __init__(self, settings: JudgeSettings) -> None:
         self.settings = settings
         self._entries = {m.name: _Entry(m, m.track(settings.margin, settings.history)) for m in settings.metrics}
+        self._shared = [entry for entry in self._entries.values() if entry.metric.alpha is None]
         self._split = SplitCheck(settings.split_tolerance)
         self._memory = Memory()
         self._windows = self._canary_requests = 0
@@ -107,7 +108,7 @@ class Judge:
             forecast_seconds=self._forecast() if decision == "continue" and not self._split.failed else None,
             split_ok=not self._split.failed,
             harm_total=self._harm_total,
-            harm_limit=-math.log(self.settings.shared_alpha) if self.settings.shared_alpha > 0 else math.inf,
+            harm_limit=-math.log(self.settings.shared_alpha if self._shared else self.settings.alpha),
             safe_limit=-math.log(self.settings.beta),
             p_harm={name: math.exp(-entry.best_harm) for name, entry in entries},
             p_safe={name: math.exp(-entry.best_safe) for name, entry in entries},
@@ -147,10 +148,9 @@ class Judge:
         for entry in self._entries.values():
             if entry.metric.alpha is not None and entry.best_harm >= -math.log(entry.metric.alpha):
                 return entry
-        shared = [entry for entry in self._entries.values() if entry.metric.alpha is None]
-        if not shared or self._best_total < -math.log(self.settings.shared_alpha):
+        if not self._shared or self._best_total < -math.log(self.settings.shared_alpha):
             return None
-        return max(shared, key=lambda entry: math.log(entry.metric.weight) + entry.best_harm)
+        return max(self._shared, key=lambda entry: math.log(entry.metric.weight) + entry.best_harm)
 
     def _p(self, entry: _Entry) -> float:
         return math.exp(-(self._best_total if entry.metric.alpha is None else entry.best_harm))
@@ -161,11 +161,10 @@ class Judge:
 
     @property
     def _harm_total(self) -> float:
-        shared = [entry for entry in self._entries.values() if entry.metric.alpha is None]
-        if not shared:
+        if not self._shared:
             return 0.0
-        weights = log_sum([math.log(entry.metric.weight) for entry in shared])
-        return log_sum([math.log(entry.metric.weight) + entry.harm for entry in shared]) - weights
+        weights = log_sum([math.log(entry.metric.weight) for entry in self._shared])
+        return log_sum([math.log(entry.metric.weight) + entry.harm for entry in self._shared]) - weights
 
     def _smooth(self, canary: int, baseline: int, seconds: float) -> None:
         if seconds <= 0.0:
@@ -181,13 +180,10 @@ class Judge:
         for entry in self._entries.values():
             growth = entry.tracker.growth(*self._traffic)
             if entry.counts_for_safety:
-                missing = max(0.0, -math.log(self.settings.beta) - entry.safe)
-                to_promote = max(to_promote, missing / growth.safe if growth.safe > 0.0 else math.inf)
-            missing = max(0.0, -math.log(self.settings.alpha) - entry.harm)
-            to_roll_back = min(to_roll_back, missing / growth.harm if growth.harm > 0.0 else math.inf)
+                to_promote = max(to_promote, _time(-math.log(self.settings.beta) - entry.safe, growth.safe))
+            to_roll_back = min(to_roll_back, _time(-math.log(self.settings.alpha) - entry.harm, growth.harm))
         more = self.settings.min_requests - self._canary_requests
-        if more > 0:
-            to_promote = max(to_promote, more / self._traffic[0] if self._traffic[0] > 0.0 else math.inf)
+        to_promote = max(to_promote, _time(more, self._traffic[0]))
         soonest = min(to_promote, to_roll_back)
         return soonest if self._windows and math.isfinite(soonest) else None
 
@@ -236,6 +232,12 @@ class Judge:
         except (KeyError, ValueError, TypeError) as error:
             raise InvalidInput("state", type(error).__name__, f"the saved state is damaged ({error})") from error
         return judge
+
+
+def _time(missing: float, a_second: float) -> float:
+    if missing <= 0.0:
+        return 0.0
+    return missing / a_second if a_second > 0.0 else math.inf
 
 
 def _describe(entry: _Entry) -> str:

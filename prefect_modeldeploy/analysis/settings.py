@@ -69,6 +69,6 @@ class JudgeSettings:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the settings do, the history excepted: evidence must not be continued under other rules."""
+        """Changes with the rules that evidence depends on: it must not be continued under others."""
         rules = (self.alpha, self.beta, self.margin, self.split_tolerance, tuple(self.metrics))
         return hashlib.sha256(repr(rules).encode()).hexdigest()[:12]

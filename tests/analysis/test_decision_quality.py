@@ -35,7 +35,7 @@ def test_a_bad_release_is_out_in_time(name, minutes):
 
 
 def test_a_good_release_is_promoted_and_one_at_the_margin_is_not():
-    good = run(of(THREE_WAYS, "A same, margin 1 pp"), 15)
-    bad = run(of(THREE_WAYS, "A canary at the margin: 2 %, margin 1 pp"), 40)
+    good = run(of(THREE_WAYS, "A 50 rps, 10 %: same"), 15)
+    bad = run(of(THREE_WAYS, "A canary 2 %"), 40)
     assert sum(outcome.first == "promote" for outcome in good) >= 13
     assert sum(outcome.first == "promote" for outcome in bad) <= 5
