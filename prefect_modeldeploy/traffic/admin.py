@@ -111,7 +111,7 @@ class AdminSocket:
         try:
             answer = await self.ask("show proc")
         except GatewayError as error:
-            if isinstance(error.__cause__, FileNotFoundError | ConnectionRefusedError | ConnectionResetError):
+            if isinstance(error.__cause__, FileNotFoundError | ConnectionError):
                 return None
             raise
         master, current, old, section = None, None, [], ""

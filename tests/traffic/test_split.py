@@ -42,7 +42,7 @@ async def test_all_is_all_and_nothing_is_nothing(
     start_gateway: StartGateway, models: Models, client: httpx.AsyncClient, percent: float, arm: str
 ) -> None:
     gateway = await start_gateway(models.split(percent))
-    assert await arms_of(client, gateway, 300) == {arm: 300}
+    assert await arms_of(client, gateway, 150) == {arm: 150}
 
 
 async def test_three_arms_share(start_gateway: StartGateway, models: Models, client: httpx.AsyncClient) -> None:
@@ -59,7 +59,7 @@ async def test_a_sticky_header_keeps_its_arm_and_a_growing_canary_only_gains(
     start_gateway: StartGateway, models: Models, client: httpx.AsyncClient
 ) -> None:
     gateway = await start_gateway(models.split(10, sticky_header="X-User"))
-    users = [{"X-User": f"user-{number}"} for number in range(300)]
+    users = [{"X-User": f"user-{number}"} for number in range(100)]
     former: set[str] = set()
     for percent in (10, 30, 80, 100):
         await gateway.apply(models.split(percent, sticky_header="X-User"))

@@ -134,7 +134,7 @@ async def test_a_reader_that_is_killed_loses_nothing_and_counts_nothing_twice(
     """)
     killed = 0
     async with load(gateway.url + "/prod/x", rate=600) as answers:
-        while killed < 4:
+        while killed < 3:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-c", reader, str(database), *map(str, gateway.logs)
             )
