@@ -150,6 +150,7 @@ class _Deployments:
 
     async def create(self, request: Request) -> Response:
         keeper, made = self._supervisor.create(await _body(request, DeploymentSpec))
+        await self._node.routing.publish()  # from now on its address holds requests instead of refusing them
         return self._answer(keeper, 201 if made else 200)
 
     async def get(self, request: Request) -> Response:

@@ -41,6 +41,9 @@ class Traffic(Protocol):
     async def drain(self, upstream: str, server: str, timeout: float) -> None:
         """Send no new requests to a replica, and wait until those in flight are answered."""
 
+    def knows(self, upstream: str, server: str) -> bool:
+        """True once the proxy sends requests to a replica."""
+
     async def activity(self, upstream: str) -> dict[str, Any]:
         """`idle_seconds`: since a request to this deployment ended; 0 while one is in flight; None if none yet."""
 
@@ -82,6 +85,7 @@ class Keeper:
     replicas: dict[int, Replica] = field(default_factory=dict)
     troubles: Troubles = field(default_factory=Troubles)
     waking: bool = False
+    """True from zero until it serves, and on until something else happens to it."""
     forgotten: bool = False
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _kick: asyncio.Event = field(default_factory=asyncio.Event)
@@ -137,8 +141,13 @@ class Keeper:
         self._changed()
 
     def ready_replicas(self) -> list[Replica]:
-        """Those that take requests."""
+        """Those that could take requests."""
         return [replica for replica in self.replicas.values() if replica.phase is Phase.READY]
+
+    def serving_replicas(self) -> list[Replica]:
+        """Those that take requests, and that the proxy sends requests to."""
+        knows = self.services.traffic.knows
+        return [replica for replica in self.ready_replicas() if knows(self.record.id, replica.record.name)]
 
     def routed_replicas(self) -> list[Replica]:
         """Those that the proxy knows: the ready ones, and those that still answer what was in flight."""
@@ -293,13 +302,13 @@ class Keeper:
             if replica.ready_since is not None and time.monotonic() - replica.ready_since > STABLE_SECONDS:
                 self.troubles = Troubles()
             self.troubles.add(ended)
+            self.waking = False
             unproven = record.proven != record.generation
             if ended.cause is Cause.BROKEN or (ended.cause is Cause.SLOW and unproven):
                 record.failure = ended.reason
             elif self.troubles.count >= MAX_FAILURES:
                 record.failure = f"crashed {self.troubles.count} times in a row; the last time {ended.reason}"
             if record.failure is not None:
-                self.waking = False
                 self.save()
         self._changed()
 
@@ -319,8 +328,6 @@ class Keeper:
             if any(replica.record.generation == self.record.generation for replica in ready):
                 self.record.proven = self.record.generation
                 self.services.store.save_deployment(self.record)
-        if self.ready_replicas():
-            self.waking = False
         self._kick.set()
         self._change.set()
         self._change = asyncio.Event()

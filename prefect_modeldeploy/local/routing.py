@@ -20,6 +20,8 @@ HOLD_SECONDS = 120.0
 
 _RETRY_SECONDS = 1.0
 _COUNT_SECONDS = 10.0
+_GATHER_SECONDS = 0.02
+"""Changes that come together are told to the proxy together: a new deployment costs it a reload."""
 _GATEWAY_PORT, _ACTIVATOR_PORT = "gateway_port", "activator_port"
 
 _log = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ class Routing:
         self._windows = WindowStore(store.connection)
         self._gateway: Gateway | None = None
         self._applied: DataPlane | None = None
+        self._known: set[tuple[str, str]] = set()
         self._turn, self._counting, self._dirty = asyncio.Lock(), asyncio.Lock(), asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -58,7 +61,8 @@ class Routing:
             gateway = self._make_gateway(_free_port(), activator)
         state = self._state()
         await gateway.start(state)
-        self._gateway, self._applied = gateway, state
+        self._gateway = gateway
+        self._remember(state)
         self._store.put(_GATEWAY_PORT, gateway.url.rpartition(":")[2])
         work = (gateway.watch(), self._publish_whenever_dirty(), self._count_now_and_then())
         self._tasks = [asyncio.create_task(task) for task in work]
@@ -85,6 +89,10 @@ class Routing:
         """Bring the proxy to the present state soon."""
         self._dirty.set()
 
+    def knows(self, upstream: str, server: str) -> bool:
+        """True once the proxy sends requests to a replica."""
+        return (upstream, server) in self._known
+
     async def publish(self) -> None:
         """Bring the proxy to the present state now. Raises GatewayError; it is tried again until it works."""
         async with self._turn:
@@ -97,7 +105,11 @@ class Routing:
                 self._applied = None
                 self._dirty.set()
                 raise
-            self._applied = state
+            self._remember(state)
+
+    def _remember(self, state: DataPlane) -> None:
+        self._applied = state
+        self._known = {(upstream.name, server.name) for upstream in state.upstreams for server in upstream.servers}
 
     async def drain(self, upstream: str, server: str, timeout: float) -> None:
         """Send no new requests to a replica, and wait until those in flight are answered, or the time is over."""
@@ -150,6 +162,7 @@ class Routing:
     async def _publish_whenever_dirty(self) -> None:
         while True:
             await self._dirty.wait()
+            await asyncio.sleep(_GATHER_SECONDS)
             self._dirty.clear()
             try:
                 await self.publish()

@@ -9,12 +9,16 @@ from prefect_modeldeploy.local.store import Mode
 
 
 def status_of(keeper: Keeper) -> DeploymentStatus:
-    """One word for what the deployment is doing. A failed update is FAILED even while the old version serves on."""
+    """One word for what the deployment is doing. A failed update is FAILED even while the old version serves on.
+
+    READY is said only when the proxy, too, sends requests to every replica.
+    """
     record, replicas = keeper.record, keeper.replicas.values()
     if record.mode in (Mode.STOPPED, Mode.DELETING):
         return DeploymentStatus.STOPPING if replicas or record.mode is Mode.DELETING else DeploymentStatus.STOPPED
     current = [replica for replica in replicas if replica.record.generation == record.generation]
-    ready = sum(replica.phase is Phase.READY for replica in current)
+    serving = keeper.serving_replicas()
+    ready = sum(replica in serving for replica in current)
     if record.failure is not None:
         return DeploymentStatus.DEGRADED if ready else DeploymentStatus.FAILED
     if record.mode is Mode.ZERO:
@@ -23,19 +27,19 @@ def status_of(keeper: Keeper) -> DeploymentStatus:
         return DeploymentStatus.UPDATING
     if ready >= record.replicas:
         return DeploymentStatus.READY
-    if keeper.waking:
-        return DeploymentStatus.WAKING
     if keeper.troubles.count:
         return DeploymentStatus.DEGRADED
     if ready:
         return DeploymentStatus.UPDATING
+    if keeper.waking:
+        return DeploymentStatus.WAKING
     started = any(replica.record.pid for replica in current)
     return DeploymentStatus.STARTING if started else DeploymentStatus.PENDING
 
 
 def deployment_of(keeper: Keeper, gateway_url: str) -> Deployment:
     """What the control API answers."""
-    record, ready = keeper.record, keeper.ready_replicas()
+    record, ready = keeper.record, keeper.serving_replicas()
     status = status_of(keeper)
     return Deployment(
         provider="local",
@@ -88,6 +92,6 @@ def _native_word(keeper: Keeper) -> str:
 def takes_traffic(keeper: Keeper) -> bool:
     """True if weight may be given to it: it serves, or it has served and comes back by itself."""
     record = keeper.record
-    if record.mode is Mode.RUNNING and keeper.ready_replicas():
+    if record.mode is Mode.RUNNING and keeper.serving_replicas():
         return True
     return keeper.wakes and record.proven == record.generation

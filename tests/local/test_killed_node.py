@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import httpx
 import psutil
+import pytest
 
 from prefect_modeldeploy.deployments import Autoscaling, DeploymentStatus, DeploymentUpdate
 from prefect_modeldeploy.local.autostart import ensure_node, stop_node
@@ -136,6 +137,7 @@ async def test_replicas_that_died_with_the_node_are_started_again(own_node: Runn
     assert (await node.predict(ready.endpoint_url or "", 1)).status_code == 200
 
 
+@pytest.mark.chaos
 async def test_a_node_killed_at_any_moment_of_a_start_leaves_no_replica_behind(own_node: RunningNode) -> None:
     node = own_node
     for number, moment in enumerate((0.0, 0.01, 0.03, 0.06, 0.1)):

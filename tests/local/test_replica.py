@@ -25,7 +25,7 @@ INFER = "/v2/models/toy/infer"
 Start = Callable[..., httpx.AsyncClient]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def spawn() -> Iterator[Callable[..., tuple["subprocess.Popen[bytes]", int]]]:
     children = []
 
@@ -34,18 +34,12 @@ def spawn() -> Iterator[Callable[..., tuple["subprocess.Popen[bytes]", int]]]:
             child = subprocess.Popen(
                 [sys.executable, str(REPLICA_PROGRAM), "--fd", str(listener.fileno())],
                 stdin=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
                 pass_fds=(listener.fileno(),),
             )
             port = listener.getsockname()[1]
-        line = {
-            "replica": "r1",
-            "model": "toy",
-            "version": "3",
-            "source": source,
-            "python_path": [str(MODELS)],
-            **settings,
-        }
+        line = {"replica": "r1", "model": "toy", "version": "3", "source": source, "python_path": [str(MODELS)]}
+        line |= settings
         assert child.stdin is not None
         child.stdin.write(json.dumps(line).encode() + b"\n")
         child.stdin.close()
@@ -58,18 +52,23 @@ def spawn() -> Iterator[Callable[..., tuple["subprocess.Popen[bytes]", int]]]:
         child.wait()
 
 
-@pytest_asyncio.fixture
+@pytest_asyncio.fixture(scope="module")
 async def replica(spawn: Callable[..., Any]) -> AsyncIterator[Start]:
-    """`replica(source)` starts one and returns a client; the kernel holds its first request until it is ready."""
-    clients = []
+    """`replica(source)` returns a client; the kernel holds the first request until the replica is ready.
+
+    Tests that ask for the same one share a process.
+    """
+    clients: dict[str, httpx.AsyncClient] = {}
 
     def start(source: str, **settings: Any) -> httpx.AsyncClient:
-        _, port = spawn(source, **settings)
-        clients.append(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30))
-        return clients[-1]
+        key = f"{source} {settings}"
+        if key not in clients:
+            _, port = spawn(source, **settings)
+            clients[key] = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30)
+        return clients[key]
 
     yield start
-    for client in clients:
+    for client in clients.values():
         await client.aclose()
 
 

@@ -117,13 +117,13 @@ async def test_it_is_woken_without_a_request(node: RunningNode) -> None:
 
 
 async def test_it_goes_to_zero_when_idle_and_only_then(node: RunningNode) -> None:
-    autoscaling = Autoscaling(min_replicas=0, scale_down_delay_seconds=1.0)
+    autoscaling = Autoscaling(min_replicas=0, scale_down_delay_seconds=0.6)
     ready = await node.deploy("s-idle", "toy_models:blocking", autoscaling=autoscaling)
     url = ready.endpoint_url or ""
-    for _ in range(4):
-        assert (await node.predict(url, {"seconds": 0.6})).status_code == 200
+    for _ in range(3):
+        assert (await node.predict(url, {"seconds": 0.3})).status_code == 200
         assert (await node.client.get_deployment("s-idle")).status is Status.READY
-    assert (await node.predict(url, {"seconds": 2.0})).status_code == 200, "a request in flight is not idleness"
+    assert (await node.predict(url, {"seconds": 1.2})).status_code == 200, "a request in flight is not idleness"
     await node.until("s-idle", Status.SCALED_TO_ZERO)
     assert (await node.predict(url, {"seconds": 0})).status_code == 200
     await node.until("s-idle", Status.SCALED_TO_ZERO)
