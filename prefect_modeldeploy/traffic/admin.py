@@ -144,9 +144,9 @@ class AdminSocket:
         """Names of the backends that a worker has; none when it has ended meanwhile."""
         return {line for line in (await self.ask_old("show backend", worker=worker)).splitlines() if line[:1] != "#"}
 
-    async def statistics(self, worker: int) -> list[dict[str, str]]:
-        """The rows of `show stat`; none when the worker has ended meanwhile."""
-        text = await self.ask_old("show stat", worker=worker)
+    async def statistics(self, worker: int, backend: str = "-1") -> list[dict[str, str]]:
+        """The rows of `show stat` for backends and their servers; none when the worker has ended meanwhile."""
+        text = await self.ask_old(f"show stat {backend} 6 -1", worker=worker)
         return list(csv.DictReader(text.removeprefix("# ").splitlines())) if text.startswith("# pxname") else []
 
 

@@ -21,6 +21,7 @@ __all__ = ["DataPlane", "Gateway"]
 _log = logging.getLogger(__name__)
 _KEY = re.compile(r"[A-Za-z0-9._~+/-]{16,}=*")
 _POLL_SECONDS = 0.02
+_WATCH_SECONDS = 0.25
 
 
 class Gateway:
@@ -182,7 +183,7 @@ class Gateway:
 
     async def watch(self) -> None:
         """Start the proxy again whenever it dies, until cancelled."""
-        pause = _POLL_SECONDS
+        pause = _WATCH_SECONDS
         while True:
             await asyncio.sleep(pause)
             try:
@@ -190,7 +191,7 @@ class Gateway:
                     if not await self.healthy():
                         _log.error("HAProxy is gone and is started again; see %s", self.directory / "haproxy.log")
                         await self._restart_or_reload(self._state)
-                pause = 0.1
+                pause = _WATCH_SECONDS
             except GatewayError as error:
                 pause = min(5.0, pause * 2)
                 _log.error("HAProxy could not be started again, next try in %.1f s: %s", pause, error)
@@ -253,6 +254,6 @@ class Gateway:
         workers = await self._workers()
         found = 0
         for worker in workers.all:
-            rows = await self._process.admin.statistics(worker)
+            rows = await self._process.admin.statistics(worker, upstream)
             found += sum(int(row["scur"] or 0) for row in rows if (row["pxname"], row["svname"]) == (upstream, name))
         return found

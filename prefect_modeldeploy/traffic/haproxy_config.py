@@ -36,6 +36,8 @@ ACTIVATOR = "ACTIVATOR"
 LOG_FD = "MODELDEPLOY_LOG_FD"
 """Environment variable that holds the descriptor of the access log."""
 
+_RESOLVERS = Path("/etc/resolv.conf")
+
 CHECK = "check inter 1s fastinter 200ms downinter 500ms fall 3 rise 1 observe layer4 error-limit 1 on-error mark-down"
 
 
@@ -87,7 +89,7 @@ def render(state: DataPlane, settings: Settings, *, generation: str, draining: f
         }
         for upstream in state.upstreams
     }
-    head = _global(settings) + _defaults(settings) + _frontend(state, settings)
+    head = _global(settings) + _resolvers(state) + _defaults(settings) + _frontend(state, settings)
     shape, config = list(head), [f"global\n  setenv GENERATION {generation}", *head]
     for upstream in state.upstreams:
         backend = _backend(upstream, settings, draining)
@@ -132,17 +134,23 @@ def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def _is_name(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return True
+    return False
+
+
 def _is_dynamic(upstream: Upstream, server: Server) -> bool:
     """HAProxy adds plain servers with numeric addresses while it runs; the rest needs a reload."""
-    try:
-        ipaddress.ip_address(server.host)
-    except ValueError:
-        return False
-    return not upstream.tls
+    return not upstream.tls and not _is_name(server.host)
 
 
 def _server(upstream: Upstream, server: Server, draining: bool) -> str:
     words = [_address(server.host, server.port)]
+    if _is_name(server.host):  # one that cannot be resolved now must not keep the others from starting
+        words.append("init-addr libc,none" + (" resolvers SYSTEM" if _RESOLVERS.exists() else ""))
     if upstream.health_path:
         words.append(CHECK)
     if upstream.tls:
@@ -185,6 +193,14 @@ def _global(settings: Settings) -> list[str]:
         "  hard-stop-after 600s",
         *target,
     ]
+
+
+def _resolvers(state: DataPlane) -> list[str]:
+    """Follow the addresses of names; when DNS fails, or knows less than /etc/hosts, keep the last one."""
+    if not _RESOLVERS.exists() or not any(_is_name(s.host) for upstream in state.upstreams for s in upstream.servers):
+        return []
+    holds = (f"  hold {reason} 24d" for reason in ("nx", "other", "refused", "timeout", "obsolete"))
+    return ["resolvers SYSTEM", "  parse-resolv-conf", "  hold valid 30s", *holds]
 
 
 def _defaults(settings: Settings) -> list[str]:

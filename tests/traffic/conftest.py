@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import uvicorn
+from starlette.types import ASGIApp
 
 from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm, Server, Upstream
 from prefect_modeldeploy.traffic.gateway import DataPlane, Gateway
@@ -88,6 +90,17 @@ async def start_gateway(tmp_path: Path) -> AsyncIterator[StartGateway]:
 async def client() -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
         yield client
+
+
+@asynccontextmanager
+async def listening(app: ASGIApp, **options: Any) -> AsyncIterator[int]:
+    """Serve an app as uvicorn's options say; yields its port."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off", **options))
+    running = asyncio.create_task(server.serve())
+    await eventually(lambda: server.started)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    await running
 
 
 class Replica:

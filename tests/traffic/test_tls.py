@@ -1,16 +1,13 @@
 """Arms that are reached over TLS: name, authority and Host are checked and set per arm."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 
 from prefect_modeldeploy.traffic.gateway import DataPlane, Gateway
-from tests.conftest import eventually
-from tests.traffic.conftest import StartGateway, ask, endpoint, make_certificate, upstream
+from tests.traffic.conftest import StartGateway, ask, endpoint, listening, make_certificate, upstream
 from tests.traffic.model_server import model
 
 
@@ -22,15 +19,8 @@ def vendor_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 async def vendor(vendor_certificate: Path) -> AsyncIterator[int]:
     """A server that talks TLS only."""
-    config = uvicorn.Config(
-        model("vendor"), port=0, log_level="error", lifespan="off", ssl_certfile=str(vendor_certificate)
-    )
-    server = uvicorn.Server(config)
-    running = asyncio.create_task(server.serve())
-    await eventually(lambda: server.started)
-    yield server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = True
-    await running
+    async with listening(model("vendor"), ssl_certfile=str(vendor_certificate)) as port:
+        yield port
 
 
 async def test_an_arm_over_tls_is_verified_by_name(
