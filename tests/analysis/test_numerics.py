@@ -113,7 +113,7 @@ class TestState:
         history = [full_arm(rng, 500, scale) for _ in range(past)]
         settings = JudgeSettings(metrics=EIGHT, history=history)
         judge, resumed = Judge(settings), Judge(settings)
-        for number in range(150):
+        for number in range(80):
             window = Window(f"rollout/{number}", full_arm(rng, 60, scale), full_arm(rng, 400, scale), 1.0)
             assert judge.observe(window) == resumed.observe(window)
             state = json.dumps(judge.state())
