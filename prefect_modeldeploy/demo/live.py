@@ -28,11 +28,8 @@ class LiveTraffic:
             stdout=asyncio.subprocess.PIPE,
         )
         self._reading = asyncio.create_task(self._read(self._process))
-
-    async def until_sent(self, requests: int) -> None:
-        """Wait until so many requests were sent."""
-        while self.counts["sent"] < requests:
-            if self._reading is None or self._reading.done():
+        while not self.counts["answered"]:
+            if self._reading.done():
                 raise ModelDeployError("the demo's traffic process ended early; see its message above")
             await asyncio.sleep(0.1)
 

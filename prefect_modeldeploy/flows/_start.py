@@ -1,10 +1,11 @@
 """How a rollout begins: the record is made, or an open one is found again."""
 
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, cast
 from uuid import uuid4
 
 from prefect.runtime import flow_run
+from prefect.states import Completed
 
 from prefect_modeldeploy.deployments import Deployment, DeploymentSpec
 from prefect_modeldeploy.errors import InvalidInput, NotFound, RolloutInProgress
@@ -41,7 +42,16 @@ async def run_rollout(
     """Roll `candidate` out by `plan`, or go on with the open rollout of the same candidate."""
     target = await DeploymentTarget.resolve(target)
     record = await _open_record(target, _id_of(candidate)) or await _new_record(target, candidate, plan, kind, note)
-    return await drive(record, Effects(target, approval), target.credentials.logger)
+    return final(await drive(record, Effects(target, approval), target.credentials.logger))
+
+
+def final(record: RolloutRecord) -> RolloutRecord:
+    """What a flow returns: to its caller the record, to the UI a state that is named after the outcome.
+
+    Prefect unwraps a returned state for the caller, hence the type.
+    """
+    name = (record.outcome or "ended").replace("_", " ").title().replace(" ", "")
+    return cast(RolloutRecord, Completed(name=name, message=record.reason or None, data=record))
 
 
 async def _open_record(target: DeploymentTarget, candidate: str) -> RolloutRecord | None:

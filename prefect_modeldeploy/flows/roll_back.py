@@ -5,7 +5,7 @@ from prefect import flow
 from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Effects
-from prefect_modeldeploy.flows._start import current_endpoint, run_name, run_rollout
+from prefect_modeldeploy.flows._start import current_endpoint, final, run_name, run_rollout
 from prefect_modeldeploy.rollout import CanaryPlan, RolloutRecord, abort, in_flight, reopened
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks import _journal
@@ -39,7 +39,7 @@ async def roll_back(target: DeploymentTarget | str, to: str | None = None, note:
         taken = current.model_copy(update={"epoch": claim.epoch})
         reason = f"rolled back by hand: {note}" if note else "rolled back by hand"
         aborted = abort(taken, reason, decided_by="person")
-        return await drive(aborted, Effects(target, None), target.credentials.logger)
+        return final(await drive(aborted, Effects(target, None), target.credentials.logger))
     former = to or (last.stable if last and last.outcome == "promoted" else None)
     if former is None:
         raise InvalidInput("to", to, f"no record of what {target.endpoint} served before; name the deployment")

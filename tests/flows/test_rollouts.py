@@ -55,7 +55,9 @@ async def _is(site: Site, deployment: str, status: str) -> bool:
 async def test_a_broken_version_is_rolled_back_by_itself_and_deleted(site: Site) -> None:
     async with await site.load() as answers:
         await site.history(answers)
-        record = await canary_rollout(site.target, site.spec("2", "broken"), QUICK)
+        state = await canary_rollout(site.target, site.spec("2", "broken"), QUICK, return_state=True)
+    assert state.name == "RolledBack"
+    record = await state.aresult()
     model = site.target.model
     assert (record.outcome, record.decided_by) == ("rolled_back", "failures")
     assert await site.arms() == {"stable": (f"{model}-1", 100.0)}
