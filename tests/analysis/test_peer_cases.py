@@ -25,6 +25,7 @@ from prefect_modeldeploy.rollout.plan import CanaryPlan
 CASES = json.loads((Path(__file__).parent / "peer_cases.json").read_text())["cases"]
 
 DIFFERENT = {
+    "argo-eval-07": "a condition that cannot be parsed is refused when it is written, not an error while measuring",
     "argo-step-01": "steps end by evidence and step_seconds, there are no pause steps: see tests/rollout",
     "argo-step-03": "a plan is frozen once a rollout has started; an edited plan is a new rollout",
     "argo-step-05": "going back to stable is the flow roll_back, at once and without steps",
@@ -114,13 +115,13 @@ def test_two_conditions_make_a_measurement_as_in_argo(case):
     def condition(text):
         return Condition(text) if text else None
 
-    if "<invalid>" in given.values():
-        # Argo finds out while it measures; here a condition that cannot be parsed never starts.
-        with pytest.raises(InvalidInput, match="condition"):
-            Condition(given["successCondition"])
-        return
     phase, _ = measure(condition(given["successCondition"]), condition(given["failureCondition"]), {})
     assert phase == case["expected"]["measurement_phase"]
+
+
+def test_a_condition_that_cannot_be_parsed_is_refused_before_the_start():
+    with pytest.raises(InvalidInput, match="condition"):
+        Condition("<invalid>")
 
 
 def scheduled(given, started):

@@ -208,7 +208,7 @@ def _pocock(looks: int = 60) -> float:
 OTHERS: dict[str, Callable[[Ints, Ints, Ints, Ints], float | None]] = {
     "threshold 5 %": partial(_threshold, 0.05),
     "threshold 2 %": partial(_threshold, 0.02),
-    "z-test a minute": partial(_z_test, 1.6449),
+    "z-test each minute": partial(_z_test, 1.6449),
     "Pocock": lambda *counts: _z_test(_pocock(), *counts),
 }
 
@@ -352,7 +352,7 @@ def plot(path: Path, runs: int, processes: int) -> None:
     left.set_title("Six rollouts each, baseline 1 %", loc="left")
     left.legend(frameon=False, loc="upper right")
     outcomes = run(SAME[0], runs, processes)
-    for method, colour in (("z-test a minute", "#cc3311"), ("Pocock", "#ccaa33"), ("judge", "#4477aa")):
+    for method, colour in (("z-test each minute", "#cc3311"), ("Pocock", "#ccaa33"), ("judge", "#4477aa")):
         times = [o.rolled_back if method == "judge" else o.others[method] for o in outcomes]
         shares = [100.0 * sum(t is not None and t <= m for t in times) / len(times) for m in range(61)]
         right.plot(range(61), shares, color=colour, label=method)
