@@ -9,7 +9,8 @@ from prefect_modeldeploy.errors import GatewayError
 
 HOW_TO_INSTALL = (
     "HAProxy 2.6 or newer is needed for the gateway and was not found. Install it with "
-    "`pip install 'prefect-modeldeploy[gateway]'` (Linux), `apt install haproxy` (Debian, Ubuntu) or `brew install haproxy` (macOS)"
+    "`pip install 'prefect-modeldeploy[gateway]'` (Linux), "
+    "`apt install haproxy` (Debian, Ubuntu) or `brew install haproxy` (macOS)"
 )
 
 

@@ -22,6 +22,8 @@ _log = logging.getLogger(__name__)
 _KEY = re.compile(r"[A-Za-z0-9._~+/-]{16,}=*")
 _POLL_SECONDS = 0.02
 _WATCH_SECONDS = 0.25
+_RELOAD_SECONDS = 0.5
+"""So long the master may refuse to talk while it reloads."""
 
 
 class Gateway:
@@ -178,8 +180,11 @@ class Gateway:
 
     async def healthy(self) -> bool:
         """True when the proxy runs and accepts."""
-        workers = await self._process.workers()
-        return workers is not None and workers.current is not None
+        try:
+            await self._workers()
+        except GatewayError:
+            return False
+        return True
 
     async def watch(self) -> None:
         """Start the proxy again whenever it dies, until cancelled."""
@@ -188,7 +193,8 @@ class Gateway:
             await asyncio.sleep(pause)
             try:
                 async with self._lock:
-                    if not await self.healthy():
+                    workers = await self._process.workers()
+                    if workers is None or workers.current is None:
                         _log.error("HAProxy is gone and is started again; see %s", self.directory / "haproxy.log")
                         await self._restart_or_reload(self._state)
                 pause = _WATCH_SECONDS
@@ -210,10 +216,14 @@ class Gateway:
         self._draining &= there
 
     async def _workers(self) -> Workers:
-        workers = await self._process.workers()
-        if workers is None or workers.current is None:
-            raise GatewayError(f"HAProxy is not running in {self.directory}")
-        return workers
+        deadline = time.monotonic() + _RELOAD_SECONDS
+        while True:
+            workers = await self._process.workers()
+            if workers is not None and workers.current is not None:
+                return workers
+            if time.monotonic() > deadline:
+                raise GatewayError(f"HAProxy is not running in {self.directory}")
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def _restart_or_reload(self, state: DataPlane) -> None:
         for upstream in state.upstreams:

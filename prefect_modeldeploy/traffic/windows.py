@@ -33,6 +33,8 @@ INSERT OR IGNORE INTO traffic_sequence VALUES (1, 0);
 
 _CHUNK = 1 << 19
 _GIVE_BACK = 64 << 20
+_GENERATIONS = 100
+"""Workers of the proxy whose responses are remembered."""
 
 PAGE = 1000
 """Windows that one read returns, about; fewer mean that there are no more."""
@@ -224,6 +226,8 @@ class WindowStore:
     def difference(self, generation: str, counted: Mapping[str, int]) -> dict[str, int]:
         """What the proxy counted and the log did not, by upstream; all zero when nothing is lost.
 
+        An answer that is still being sent is counted already and logged at its end, so look when nothing is in flight.
+
         Args:
             generation: Which worker, as `Gateway.responses` says.
             counted: Its responses by upstream, as `Gateway.responses` says.
@@ -236,6 +240,11 @@ class WindowStore:
         """Delete windows that ended before a time (default: 24 hours ago); returns how many rows."""
         limit = time.time() - 86_400 if before is None else before
         with self._db:
+            self._db.execute(
+                "DELETE FROM traffic_responses WHERE generation NOT IN "
+                "(SELECT DISTINCT generation FROM traffic_responses ORDER BY generation DESC LIMIT ?)",
+                (_GENERATIONS,),
+            )
             return self._db.execute("DELETE FROM traffic_windows WHERE end < ?", (limit,)).rowcount
 
     def _commit(self, log: Path, lines: list[str], after: int) -> None:

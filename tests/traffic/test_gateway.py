@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import sys
+import textwrap
 from pathlib import Path
 
 import httpx
@@ -214,6 +216,34 @@ async def test_the_weights_survive_the_proxy_and_its_supervisor(
     assert (await workers_of(successor)).master == before.master, "the running one was adopted"
     assert answers.failures == []
     assert set(answers.by_arm) == {"canary"}
+
+
+async def test_the_proxy_outlives_a_supervisor_that_is_killed(
+    start_gateway: StartGateway, models: Models, tmp_path: Path
+) -> None:
+    port = free_port()
+    supervisor = textwrap.dedent(f"""
+        import asyncio
+        from pathlib import Path
+        from tests.traffic.conftest import Gateway, Models
+        async def main():
+            gateway = Gateway(Path({str(tmp_path / "gateway")!r}), port={port})
+            await gateway.start(Models({models.stable}, {models.canary}).split(100))
+            print("started", flush=True)
+            await gateway.watch()
+        asyncio.run(main())
+    """)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", supervisor, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout
+    assert await process.stdout.readline() == b"started\n"
+    async with load(f"http://127.0.0.1:{port}/prod/x", rate=200) as answers:
+        process.kill()
+        await process.wait()
+        await eventually(lambda: answers.count > 50)
+        successor = await start_gateway(models.split(100), port=port)
+        await successor.apply(models.split(0))
+        await eventually(lambda: answers.by_arm["stable"] > 50)
+    assert answers.failures == []
 
 
 @pytest.mark.parametrize("victim", ["master", "current"])
