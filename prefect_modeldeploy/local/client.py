@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 from pydantic import SecretStr
@@ -20,6 +20,7 @@ from prefect_modeldeploy.transport import RetryPolicy, SecretHeader, Transport, 
 
 S = TypeVar("S", DeploymentSpec, DeploymentUpdate)
 
+_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 _PATH_OPTIONS = ("python", "working_directory")
 
 
@@ -45,6 +46,8 @@ class NodeClient:
             secrets=[token],
             policy=policy,
             read_error=_read_error,
+            # With a transport of its own httpx asks no proxy of the environment, which could not reach this machine.
+            http=httpx.AsyncHTTPTransport() if urlsplit(control_url).hostname in _THIS_MACHINE else None,
         )
 
     async def __aenter__(self) -> Self:

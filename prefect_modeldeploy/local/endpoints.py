@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from prefect_modeldeploy.deployments import Deployment
 from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.local.refusals import Refused, invalid
-from prefect_modeldeploy.local.store import Store
+from prefect_modeldeploy.local.store import Mode, Store
 from prefect_modeldeploy.local.supervisor import Supervisor
 from prefect_modeldeploy.local.views import takes_traffic
 from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm
@@ -78,6 +78,8 @@ class Endpoints:
 
     def _check_arm(self, arm: EndpointArm, share_before: float) -> None:
         keeper = self._supervisor.get(arm.upstream)
+        if keeper.record.mode is Mode.DELETING:
+            raise Refused("not_ready", f"arm {arm.name!r}: deployment {arm.upstream} is being deleted")
         if arm.weight > share_before and not takes_traffic(keeper):
             view: Deployment = self._supervisor.view(keeper)
             why = f" ({view.reason.splitlines()[0]})" if view.reason else ""

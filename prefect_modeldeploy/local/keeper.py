@@ -7,10 +7,12 @@ DELETING  none, then forgotten
 """
 
 import asyncio
+import logging
 import math
 import random
 import time
 from collections.abc import Awaitable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +20,7 @@ from typing import Any, Protocol
 from prefect_modeldeploy.deployments import DeploymentSpec
 from prefect_modeldeploy.errors import DeploymentFailed, GatewayError
 from prefect_modeldeploy.local.launcher import Launch, Launcher
-from prefect_modeldeploy.local.logs import keep_few, replica_log
+from prefect_modeldeploy.local.logs import forget_logs, keep_few, replica_log
 from prefect_modeldeploy.local.replicas import Cause, Ended, Phase, Replica, failure_file
 from prefect_modeldeploy.local.spec import compute_threads, idle_seconds, options_of
 from prefect_modeldeploy.local.store import DeploymentRecord, Mode, ReplicaRecord, Store, now
@@ -30,6 +32,12 @@ MAX_FAILURES = 5
 STABLE_SECONDS = 30.0
 """A replica that was ready for so long breaks a series of failures."""
 BACKOFF_SECONDS, BACKOFF_LIMIT_SECONDS = 0.5, 30.0
+RETRY_SECONDS = 1.0
+
+SLOT_SECONDS = 10.0
+"""A replica that takes longer to start lets others start beside it."""
+
+_log = logging.getLogger(__name__)
 
 
 class Traffic(Protocol):
@@ -115,6 +123,14 @@ class Keeper:
         await asyncio.gather(*(replica.stop() for replica in self.replicas.values()))
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def let_go(self) -> None:
+        """Stop looking after the replicas, and let them live: for a node that could not start."""
+        for task in (self._loop, *self._tasks):
+            if task is not None:
+                task.cancel()
+        for replica in self.replicas.values():
+            replica.release()
+
     def want(self, mode: Mode, replicas: int | None = None) -> None:
         """Change what is wanted. A failed deployment that is wanted to run is tried again."""
         if mode is Mode.RUNNING:
@@ -184,12 +200,15 @@ class Keeper:
     async def _keep(self) -> None:
         while not self.forgotten:
             self._kick.clear()
-            self._reconcile()
             try:
+                self._reconcile()
                 async with asyncio.timeout(await self._seconds_to_next_look()):
                     await self._kick.wait()
             except TimeoutError:
                 continue
+            except Exception:  # a full disk, say: a deployment that nobody keeps would be worse than another try
+                _log.exception("%s could not be looked after, next try in %g s", self.record.id, RETRY_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
 
     def _reconcile(self) -> None:
         record = self.record
@@ -210,6 +229,7 @@ class Keeper:
             self._spawn(self._retire(replica))
         if record.mode is Mode.DELETING and not self.replicas:
             self.services.store.delete_deployment(record.id)
+            forget_logs(self.services.logs, record.id)
             self.forgotten = True
             self._changed()
 
@@ -271,18 +291,21 @@ class Keeper:
         return options_of(self.record.spec).start_timeout_seconds
 
     async def _start(self, replica: Replica, launch: Launch) -> None:
-        """Start a replica when there is a slot, hold the slot until it is ready, and see it through to its end."""
+        """Start a replica when there is a slot, hold the slot while it starts, and see it through to its end."""
         slot = asyncio.create_task(self.services.start_slots.acquire())
         await first_of(slot, replica.stop_asked.wait())
         life = asyncio.create_task(replica.run(launch, self.services.launcher, self._start_timeout()))
         try:
-            await first_of(life, replica.settled.wait())
-            if replica.settled.is_set():
-                self.services.launcher.learn(launch, replica.record.port)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SLOT_SECONDS):
+                    await first_of(life, replica.settled.wait())
         finally:
             if slot.done():
                 self.services.start_slots.release()
             slot.cancel()
+        await first_of(life, replica.settled.wait())
+        if replica.settled.is_set():
+            self.services.launcher.learn(launch, replica.record.port)
         await self._see_through(replica, life)
 
     async def _see_through(self, replica: Replica, life: Awaitable[Ended]) -> None:

@@ -1,5 +1,6 @@
 """The logs of replicas: one file per replica, the last few kept."""
 
+import shutil
 from collections.abc import Collection
 from pathlib import Path
 
@@ -43,6 +44,11 @@ def keep_few(directory: Path, deployment: str, alive: Collection[str]) -> None:
     ended = [log for log in _files(directory / deployment) if log.stem not in alive]
     for log in ended[:-KEPT_FILES]:
         log.unlink(missing_ok=True)
+
+
+def forget_logs(directory: Path, deployment: str) -> None:
+    """Delete all logs of a deployment: its name may be used again."""
+    shutil.rmtree(directory / deployment, ignore_errors=True)
 
 
 def bound_size(log: Path) -> None:

@@ -62,8 +62,8 @@ async def serve(home: Home, port: int = 0, gateway_port: int = 0) -> None:
         with listen(port, int(node.store.get(_CONTROL_PORT) or 0)) as listener:
             actual = listener.getsockname()[1]
             node.store.put(_CONTROL_PORT, str(actual))
+            await node.start()
             try:
-                await node.start()
                 await _serve(node, home, listener, actual, stop)
             finally:
                 home.forget_node()

@@ -166,9 +166,10 @@ class Routing:
             self._dirty.clear()
             try:
                 await self.publish()
-            except GatewayError as error:
-                _log.error("the proxy could not be changed, next try in %g s: %s", _RETRY_SECONDS, error)
+            except Exception:  # whatever it is, the proxy must hear of the next change
+                _log.exception("the proxy could not be changed, next try in %g s", _RETRY_SECONDS)
                 await asyncio.sleep(_RETRY_SECONDS)
+                self._dirty.set()
 
     async def _count(self) -> None:
         """Count what the proxy has logged, in pieces, so that the node answers in between."""
@@ -186,8 +187,8 @@ class Routing:
                 await self._count()
                 async with self._counting:
                     self._windows.forget()
-            except GatewayError as error:
-                _log.warning("the access log could not be looked after: %s", error)
+            except Exception:
+                _log.exception("the access log could not be counted, next try in %g s", _COUNT_SECONDS)
 
 
 def _is_free(port: int) -> bool:

@@ -40,11 +40,21 @@ class Node:
         self.endpoints = Endpoints(self.store, self.supervisor)
 
     async def start(self) -> None:
-        """Adopt what a former node left running, then route to it. Raises GatewayError."""
+        """Adopt what a former node left running, then route to it.
+
+        Raises:
+            GatewayError: The proxy cannot be started. Replicas, and a proxy that a former node left, go on as they are.
+        """
         self.supervisor.start()
+        try:
+            await self.routing.start()
+        except BaseException:
+            self.supervisor.let_go()
+            await self.routing.stop()
+            self.store.close()
+            raise
         for python in self.supervisor.interpreters():
             self.zygotes.warm(python)
-        await self.routing.start()
         self.supervisor.gateway_url = self.routing.url
 
     async def stop(self) -> None:

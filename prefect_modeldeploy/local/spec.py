@@ -61,7 +61,10 @@ def check_spec(spec: DeploymentSpec) -> None:
         if not _ENV_NAME.match(name):
             raise InvalidInput("env", name, "names of variables are letters, digits and underscores")
     _check_resources(spec.resources)
-    first_replicas(spec.autoscaling)
+    for name in ("target_concurrency", "window_seconds"):
+        if spec.autoscaling is not None and (value := getattr(spec.autoscaling, name)) is not None:
+            hint = "the local node does not scale by load; leave it out and scale by hand"
+            raise InvalidInput(f"autoscaling.{name}", value, hint)
 
 
 def _check_resources(resources: Resources | None) -> None:

@@ -37,6 +37,11 @@ class Supervisor:
         """Stop all replicas; what is wanted stays on disk."""
         await asyncio.gather(*(keeper.end_keeping() for keeper in self._keepers.values()))
 
+    def let_go(self) -> None:
+        """Leave all replicas as they are, for the next node."""
+        for keeper in self._keepers.values():
+            keeper.let_go()
+
     def all(self) -> list[Deployment]:
         """Every deployment, by name."""
         self._forget_deleted()
@@ -77,12 +82,11 @@ class Supervisor:
         """Change a deployment in place; new replicas come first, then the old ones go."""
         _refuse_while_deleting(keeper)
         spec, replace = changed(keeper.record.spec, update)
+        if update.autoscaling is not None:
+            least, most = first_replicas(spec.autoscaling), update.autoscaling.max_replicas or MAX_REPLICAS
+            wanted = keeper.record.replicas if update.autoscaling.min_replicas is None else least
+            keeper.record.replicas = min(wanted, most)
         keeper.change_spec(spec, replace=replace)
-        least, most = first_replicas(spec.autoscaling), (spec.autoscaling and spec.autoscaling.max_replicas)
-        fitting = max(least, min(keeper.record.replicas, most or MAX_REPLICAS))
-        if fitting != keeper.record.replicas:
-            keeper.record.replicas = fitting
-            keeper.save()
 
     def scale(self, keeper: Keeper, replicas: int) -> None:
         """So many replicas; 0 is zero, from which the next request wakes it."""
@@ -95,7 +99,10 @@ class Supervisor:
         keeper.want(Mode.RUNNING if replicas else Mode.ZERO, replicas or None)
 
     def autoscale(self, keeper: Keeper, autoscaling: Autoscaling) -> None:
-        """Change the bounds and delays that are given; the others stay. A raised minimum takes effect at once."""
+        """Change the bounds and delays that are given; the others stay.
+
+        Nothing here scales by load, so the minimum is also how many there are: a changed one takes effect at once.
+        """
         former = keeper.record.spec.autoscaling or Autoscaling()
         merged = {**former.model_dump(exclude_none=True), **autoscaling.model_dump(exclude_none=True)}
         try:
@@ -103,7 +110,7 @@ class Supervisor:
         except ValidationError as error:
             raise invalid(error, "autoscaling") from None
         self.update(keeper, DeploymentUpdate(autoscaling=new))
-        if new.min_replicas and keeper.record.mode is Mode.ZERO:
+        if autoscaling.min_replicas and keeper.record.mode is Mode.ZERO:
             keeper.want(Mode.RUNNING)
 
     def command(self, keeper: Keeper, command: str) -> None:

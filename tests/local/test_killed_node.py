@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -156,6 +157,30 @@ async def test_a_node_killed_at_any_moment_of_a_start_leaves_no_replica_behind(o
     await eventually(only_what_is_wanted)
 
 
+@pytest.mark.chaos
+async def test_a_node_killed_at_any_moment_of_an_update_ends_up_with_the_new_version(own_node: RunningNode) -> None:
+    node = own_node
+    ready = await node.deploy("a", "toy_models:pid", autoscaling=Autoscaling(min_replicas=2))
+    async with load(ready.endpoint_url or "") as seen:
+        for version, moment in enumerate((0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6), start=2):
+            await node.client.update_deployment("a", DeploymentUpdate(version=str(version)))
+            await asyncio.sleep(moment)
+            await kill(node)
+            await seen.more(20)
+            await revive(node)
+            await node.until("a", Status.READY)
+            answer = await node.predict(ready.endpoint_url or "", 1)
+            assert answer.headers["x-model-version"] == str(version)
+    assert not seen.errors
+    assert set(seen.statuses) == {200}
+
+    async def only_two() -> bool:
+        listening = {c.pid for c in psutil.net_connections("tcp") if c.status == "LISTEN" and _is_replica(c.pid)}
+        return _of(node, listening) == set(await node.replica_pids("a")) and len(await node.replica_pids("a")) == 2
+
+    await eventually(only_two)
+
+
 def _is_replica(pid: int | None) -> bool:
     if pid is None:
         return False
@@ -206,3 +231,33 @@ async def test_nothing_was_running(own_node: RunningNode) -> None:
     assert await stop_node(own_node.home)
     assert not await stop_node(own_node.home)
     await start(own_node.home)
+
+
+async def test_a_successor_that_cannot_start_leaves_everything_serving(own_node: RunningNode) -> None:
+    from tests.local.test_node import run_node
+
+    node = own_node
+    ready = await node.deploy("a", "toy_models:pid")
+    (pid,) = await node.replica_pids("a")
+    await kill(node)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        refused = await asyncio.to_thread(run_node, node.home.directory, "--gateway-port", port)
+    assert refused.returncode == 1
+    assert (await node.predict(ready.endpoint_url or "", 1)).json() == pid
+    await revive(node)
+    assert (await node.predict(ready.endpoint_url or "", 1)).json() == pid
+
+
+@pytest.mark.chaos
+async def test_a_replica_that_hangs_is_replaced(own_node: RunningNode) -> None:
+    node = own_node
+    await node.deploy("a", "toy_models:pid")
+    (pid,) = await node.replica_pids("a")
+    os.kill(pid, signal.SIGSTOP)
+
+    async def replaced() -> bool:
+        pids = await node.replica_pids("a")
+        return len(pids) == 1 and pids != [pid]
+
+    await eventually(replaced, seconds=90)

@@ -93,6 +93,14 @@ async def test_bounds_are_kept(node: RunningNode) -> None:
         await node.client.scale_deployment("s-bounds", autoscaling=Autoscaling(min_replicas=5))
     await node.client.scale_deployment("s-bounds", autoscaling=Autoscaling(min_replicas=3))
     assert (await node.until("s-bounds", Status.READY)).replicas.ready == 3
+    with pytest.raises(InvalidInput, match="does not scale by load"):
+        await node.client.scale_deployment("s-bounds", autoscaling=Autoscaling(target_concurrency=5))
+    await node.client.scale_deployment("s-bounds", autoscaling=Autoscaling(min_replicas=1))
+
+    async def one() -> bool:
+        return (await node.client.get_deployment("s-bounds")).replicas.running == 1
+
+    await eventually(one)
 
 
 async def test_zero_holds_the_next_request_and_wakes(node: RunningNode) -> None:
