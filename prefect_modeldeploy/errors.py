@@ -61,6 +61,8 @@ class Problem:
     parameters: dict[str, Any] | None = None
     retry_after: float | None = None
     """Seconds to wait before trying again, as the vendor asked; None if it did not say."""
+    final: bool = False
+    """The vendor asked not to try again, whatever the status says."""
 
 
 class ProviderError(ModelDeployError):

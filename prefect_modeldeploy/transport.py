@@ -18,7 +18,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
@@ -187,6 +187,11 @@ class Transport:
     ) -> None:
         await self._http.__aexit__(kind, error, traceback)
 
+    def hide(self, secret: SecretStr) -> None:
+        """Keep one more secret out of every message, such as a token that was fetched later."""
+        if secret.get_secret_value() not in self._secrets:
+            self._secrets.append(secret.get_secret_value())
+
     async def call(self, method: str, path: str, *, idempotent: bool | None = None, **options: Any) -> Any:
         """Send a request and return the decoded JSON answer (None when the body is empty).
 
@@ -205,8 +210,12 @@ class Transport:
         try:
             return response.json()
         except ValueError as error:
-            problem = Problem(f"the answer is not JSON: {response.text[:200]!r}", response.status_code)
-            raise ProviderError(self._provider, f"{method} {path}", problem) from error
+            text = self._redact(response.text)[:200]
+            problem = Problem(f"the answer is not JSON: {text!r}", response.status_code)
+            # The decoder's error holds the whole text.
+            raise ProviderError(self._provider, f"{method} {path}", problem) from (
+                None if self._holds_secret(response.text) else error
+            )
 
     async def send(self, method: str, path: str, *, idempotent: bool | None = None, **options: Any) -> httpx.Response:
         """As `call`, but returns the whole response."""
@@ -238,7 +247,13 @@ class Transport:
         status = response.status_code
         if response.is_redirect:
             problem = Problem("answered with a redirect, which is not followed: check the base URL", status)
-        clean = Problem(self._redact(problem.message), status, problem.code, problem.parameters, problem.retry_after)
+        clean = replace(
+            problem,
+            message=self._redact(problem.message),
+            status_code=status,
+            code=problem.code and self._redact(problem.code),
+            parameters=self._clean(problem.parameters),
+        )
         ambiguous = status in self._transient - _DECLINED or status >= 500
         declined = status == 503 and problem.retry_after is not None
         return _class_of(status)(
@@ -252,6 +267,17 @@ class Transport:
         for secret in self._secrets:
             text = text.replace(secret, _REDACTED)
         return text
+
+    def _clean(self, value: Any) -> Any:
+        match value:
+            case str():
+                return self._redact(value)
+            case dict():
+                return {self._clean(name): self._clean(entry) for name, entry in value.items()}
+            case list():
+                return [self._clean(entry) for entry in value]
+            case _:
+                return value
 
 
 class _Backoff:
@@ -280,7 +306,7 @@ def may_retry(error: Exception, *, repeatable: bool, transient: Collection[int] 
 
     This is the one classification: the transport retries by it, and the tasks' `retry_condition_fn` uses it too.
     """
-    if not isinstance(error, ProviderError) or error.effect_unknown:
+    if not isinstance(error, ProviderError) or error.effect_unknown or error.problem.final:
         return False
     status = error.problem.status_code
     if status is None:

@@ -180,6 +180,32 @@ async def test_a_secret_is_in_no_message_log_or_repr(
     assert api.requests[0].headers["authorization"] == f"Bearer {KEY}"
 
 
+async def test_a_secret_that_came_later_is_in_no_parameter_and_no_text_either(api: Api) -> None:
+    parameters = {"token": ["later-secret"], "later-secret": KEY}
+    api.answers = [JSONResponse({"message": "no"}, 400), Response("<html>later-secret</html>")]
+
+    def read(response: httpx.Response) -> Problem:
+        return Problem("no later-secret", 418, "later-secret", parameters)
+
+    async with connect(api.url, read_error=read) as transport:
+        transport.hide(SecretStr("later-secret"))
+        with pytest.raises(ProviderError) as refused:
+            await transport.call("GET", "/v1/models")
+        with pytest.raises(ProviderError, match="not JSON") as garbled:
+            await transport.call("GET", "/v1/models")
+    shown = repr(refused.value.problem) + "".join(traceback.format_exception(garbled.value))
+    assert "later-secret" not in shown
+    assert KEY not in shown
+
+
+async def test_what_the_vendor_calls_final_is_not_tried_again(api: Api) -> None:
+    api.answers = [refusal(429)]
+    async with connect(api.url, read_error=lambda _: Problem("no", 429, final=True)) as transport:
+        with pytest.raises(RateLimited):
+            await transport.call("GET", "/v1/models")
+    assert len(api.requests) == 1
+
+
 async def test_a_redirect_is_not_followed(api: Api) -> None:
     async with serve(Starlette()) as elsewhere:
         api.answers = [RedirectResponse(elsewhere)]
