@@ -5,9 +5,9 @@ Fields, separated by one space, `-` where there is none:
     generation start end endpoint:split arm upstream server status termination retries
 
 `start` (head read) and `end` (last byte of the answer sent) are microseconds since the epoch; `split` is what was asked
-for when the arm was chosen, `stable=9000,canary=1000` in steps of 0.01 %, and ends in `!` when a header forced the arm;
-`termination` is HAProxy's two letters (its manual, section 8.5); `generation` tells apart the workers that wrote the
-line.
+for when the arm was chosen, `stable=9000,canary=1000` in steps of 0.01 %; it ends in `~` when a sticky header chose the
+arm, in `!` when a header named it; `termination` is HAProxy's two letters (its manual, section 8.5); `generation` tells
+apart the workers that wrote the line.
 """
 
 from collections.abc import Iterable
@@ -17,6 +17,9 @@ from pathlib import Path
 from prefect_modeldeploy.measurements import bucket_of
 
 ACCESS_LOG = "access.log"
+
+STICKY, FORCED = "~", "!"
+"""End of a split whose arm was not chosen at random: by the hash of a sticky header, by name."""
 
 _FIELDS = 7
 
@@ -96,13 +99,13 @@ def _kind(generation: str, rest: str) -> Kind | None:
             generation=generation,
             endpoint=_or_none(endpoint),
             arm=_or_none(arm),
-            split=split.rstrip("!") or None,
+            split=split.rstrip(FORCED) or None,
             upstream=upstream if upstream.lower() == upstream else None,  # upper case: one of our own
             server=_or_none(server.replace("<NOSRV>", "-")),
             status=int(status),
             termination=termination,
             retries=int(retries.lstrip("+")),
-            forced=split.endswith("!"),
+            forced=split.endswith(FORCED),
         )
     except ValueError:
         return None

@@ -31,7 +31,8 @@ class Gateway:
 
     `http://host:port/<endpoint>/...` goes to an arm of the endpoint by weight; `http://host:port/-/<upstream>/...` to
     one deployment; `/-/health` is answered by the proxy. The proxy runs in a session of its own and outlives this
-    object: another Gateway on the same directory finds it again.
+    object: another Gateway on the same directory finds it again. After a reload the old worker answers one more request
+    on each connection that was open, and has ten minutes to finish.
 
     Args:
         directory: Configuration, sockets and logs; made with mode 0700.

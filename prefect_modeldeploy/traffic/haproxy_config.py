@@ -26,6 +26,7 @@ from pathlib import Path
 import certifi
 from pydantic import SecretStr
 
+from prefect_modeldeploy.traffic.access_log import FORCED, STICKY
 from prefect_modeldeploy.traffic.dataplane import DataPlane
 from prefect_modeldeploy.traffic.endpoint import WHOLE, Endpoint, Server, Upstream
 
@@ -285,19 +286,18 @@ def _choice(state: DataPlane) -> list[str]:
     rules = [
         "  http-request set-var(txn.split) var(txn.route),field(1,|)",
         "  http-request set-var(txn.wanted) req.fhdr(X-Modeldeploy-Arm) if { var(txn.route) -m found }",
-        "  http-request set-var(txn.split) var(txn.split),concat(!) if { var(txn.wanted) -m found }",  # forced
         f"  http-request set-var(txn.number) rand({WHOLE})",
     ]
     for header in sorted({endpoint.sticky_header for endpoint in state.endpoints if endpoint.sticky_header}):
-        rules.append(
-            f"  http-request set-var(txn.number) req.fhdr({header}),xxh32(0),mod({WHOLE}) "
-            f"if {{ req.fhdr({header}) -m found }} {{ var(txn.route),field(2,|) -m str {header} }}"
-        )
+        given = f"if {{ req.fhdr({header}) -m found }} {{ var(txn.route),field(2,|) -m str {header} }}"
+        rules.append(f"  http-request set-var(txn.number) req.fhdr({header}),xxh32(0),mod({WHOLE}) {given}")
+        rules.append(f"  http-request set-var(txn.split) var(txn.split),concat({STICKY}) {given}")
     most = max([2, *(len(endpoint.arms) for endpoint in state.endpoints)])
     places = [f"var(txn.route),field({place},|)" for place in range(3, 3 + most)]
     for arm in places:
         wanted = f"{{ {arm},field(1,=),strcmp(txn.wanted) -m int eq 0 }}"
         rules.append(f"  http-request set-var(txn.pick) {arm} if {{ var(txn.wanted) -m found }} {wanted}")
+    rules.append(f"  http-request set-var(txn.split) var(txn.split),concat({FORCED}) if {{ var(txn.wanted) -m found }}")
     rules.append(
         _answer(400, {"error": "no such arm"}, "{ var(txn.wanted) -m found } !{ var(txn.pick) -m found }"),
     )

@@ -21,6 +21,7 @@ CONFIG = "haproxy.cfg"
 MESSAGES = "haproxy.log"
 """What HAProxy itself says: starts, reloads, servers that go up and down."""
 
+_MESSAGES_BYTES = 8 << 20
 _START_SECONDS = 20.0
 _STOP_SECONDS = 5.0
 
@@ -93,6 +94,8 @@ class HaproxyProcess:
         messages = self.directory / MESSAGES
         with contextlib.ExitStack() as files:
             output = files.enter_context(messages.open("ab"))
+            if output.tell() > _MESSAGES_BYTES:
+                output.truncate(0)
             said_before = output.tell()
             log = files.enter_context((self.directory / ACCESS_LOG).open("ab")).fileno()
             self._child = subprocess.Popen(  # noqa: ASYNC220 it returns at once and outlives the loop

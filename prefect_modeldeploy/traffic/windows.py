@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prefect_modeldeploy.measurements import Arm, Histogram, Window
-from prefect_modeldeploy.traffic.access_log import Kind, Times, read_lines, tally
+from prefect_modeldeploy.traffic.access_log import STICKY, Kind, Times, read_lines, tally
 from prefect_modeldeploy.traffic.outcomes import outcome_of
 from prefect_modeldeploy.traffic.sparse import give_back
 
@@ -101,12 +101,14 @@ class EndpointWindow:
         endpoint: Whose arms.
         weights: Percent that was asked for, by arm.
         arms: Counts by arm; an arm that got no request is absent.
+        sticky: Their sticky header chose the arm, so that a client with many requests moves the split.
     """
 
     id: str
     endpoint: str
     weights: Mapping[str, float]
     arms: Mapping[str, ArmCounts]
+    sticky: bool = False
 
     @property
     def start(self) -> float:
@@ -119,12 +121,15 @@ class EndpointWindow:
         return max(arm.end for arm in self.arms.values())
 
     def to_window(self, canary: str = "canary", baseline: str = "stable") -> Window | None:
-        """The same for the analysis; None when neither arm has a request that counts: no data is no window."""
+        """The same for the analysis; None when neither arm has a request that counts: no data is no window.
+
+        The share of sticky requests is unknown: clients were split as asked, not their requests.
+        """
         empty = ArmCounts()
         ours, theirs = self.arms.get(canary, empty).to_arm(), self.arms.get(baseline, empty).to_arm()
         if ours.requests + theirs.requests == 0:
             return None
-        share = self.weights[canary] / 100 if canary in self.weights else None
+        share = self.weights[canary] / 100 if canary in self.weights and not self.sticky else None
         return Window(id=self.id, canary=ours, baseline=theirs, seconds=max(0.0, self.end - self.start), share=share)
 
 
@@ -198,7 +203,7 @@ class WindowStore:
             grouped.setdefault((seq, split), {})[arm] = _counts(counts)
         ordered = sorted(grouped.items(), key=lambda item: (item[0][0], min(arm.start for arm in item[1].values())))
         windows = [
-            EndpointWindow(f"{endpoint}:{seq:012d}:{place:04d}", endpoint, weights_of(split), arms)
+            EndpointWindow(f"{endpoint}:{seq:012d}:{place:04d}", endpoint, weights_of(split), arms, STICKY in split)
             for place, ((seq, split), arms) in enumerate(ordered)
         ]
         return windows, sequences[-1]
@@ -296,7 +301,7 @@ def weights_of(split: str) -> dict[str, float]:
     """Percent by arm of a logged split, `stable=9000,canary=1000`."""
     if "=" not in split:
         return {}
-    pairs = (part.split("=") for part in split.split(","))
+    pairs = (part.split("=") for part in split.rstrip(STICKY).split(","))
     return {arm: int(steps) / 100 for arm, steps in pairs}
 
 

@@ -70,6 +70,21 @@ async def test_a_window_holds_one_split_and_what_its_arms_experienced(
     assert store.last_request("nobody") is None
 
 
+def test_sticky_requests_have_windows_of_their_own_without_a_share(tmp_path: Path, store: WindowStore) -> None:
+    log = tmp_path / "access.log"
+    log.write_text(line() + line().replace("canary=1000", "canary=1000~"))
+    store.ingest([log])
+    windows, _ = store.read("prod")
+    judged = {window.sticky: window.to_window() for window in windows}
+    assert [
+        (sticky, window.share, window.baseline.requests) for sticky, window in sorted(judged.items()) if window
+    ] == [
+        (False, 0.1, 1),
+        (True, None, 1),
+    ]
+    assert {window.weights["canary"] for window in windows} == {10}
+
+
 def test_no_data_is_no_window(tmp_path: Path, store: WindowStore) -> None:
     log = tmp_path / "access.log"
     log.write_text(line(status=429))
