@@ -15,6 +15,7 @@ import os
 import platform
 import statistics
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -116,7 +117,7 @@ def simulate(scenario: Scenario, seed: int) -> Outcome:
 
 
 def _stable_hash(name: str) -> int:
-    return int.from_bytes(name.encode(), "big") % 2**32
+    return zlib.crc32(name.encode())
 
 
 def _shares(scenario: Scenario) -> list[float]:
