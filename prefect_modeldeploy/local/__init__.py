@@ -4,7 +4,7 @@
     node, service, api   the node's process, its parts, its control API
     supervisor, keeper   what is wanted of each deployment, and the task that makes it so
     replicas, launcher   replica processes: their life, and how they start; `processes` and `probe` watch them
-    replica              the program that a replica runs; imports nothing of this package
+    programs             what replicas and zygotes run, under their own interpreter; imports nothing of this package
     store, home, logs    what is on disk
 
 Nothing here imports Prefect: the node is a small process that starts fast.

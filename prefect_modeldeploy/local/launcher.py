@@ -14,7 +14,7 @@ from prefect_modeldeploy.errors import NodeError
 from prefect_modeldeploy.local.processes import Process
 from prefect_modeldeploy.local.zygotes import ZygoteFailed, Zygotes
 
-REPLICA_PROGRAM = Path(__file__).with_name("replica.py")
+PROGRAMS = Path(__file__).with_name("programs")
 
 FIRST_PORT, PORTS = 20_000, 12_000
 """Ports of replicas, taken in turn: the port of a dead replica is not given to another model for a long time, so that a
@@ -117,7 +117,7 @@ class Launcher:
 def _spawn(launch: Launch, listener: socket.socket, stdin: int) -> Process:
     with launch.log.open("ab") as log:
         child = subprocess.Popen(
-            [launch.python, str(REPLICA_PROGRAM), "--fd", str(listener.fileno())],
+            [launch.python, str(PROGRAMS), "replica", str(listener.fileno())],
             stdin=stdin,
             stdout=log,
             stderr=log,

@@ -14,7 +14,7 @@ from prefect_modeldeploy.local.launcher import Launch, Launcher
 from prefect_modeldeploy.local.logs import bound_size, tail
 from prefect_modeldeploy.local.probe import ProbeFailed, get_json
 from prefect_modeldeploy.local.processes import Process, describe_exit
-from prefect_modeldeploy.local.replica import LOAD_FAILED
+from prefect_modeldeploy.local.programs.modeldeploy_replica.server import LOAD_FAILED
 from prefect_modeldeploy.local.store import ReplicaRecord, Store
 
 STOP_GRACE_SECONDS = 10.0

@@ -13,7 +13,7 @@ from typing import Any
 from prefect_modeldeploy.local.probe import ProbeFailed, get_json
 from prefect_modeldeploy.local.store import Store
 
-ZYGOTE_PROGRAM = Path(__file__).with_name("zygote.py")
+PROGRAMS = Path(__file__).with_name("programs")
 
 PRELOADED = frozenset(sys.stdlib_module_names) | {
     "anyio",
@@ -54,7 +54,7 @@ class Zygote:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, log.open("ab") as file:
             self._child = subprocess.Popen(
-                [python, str(ZYGOTE_PROGRAM), str(theirs.fileno())],
+                [python, str(PROGRAMS), "zygote", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,

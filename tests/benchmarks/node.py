@@ -28,7 +28,7 @@ from prefect_modeldeploy.deployments import Autoscaling, DeploymentSpec, Deploym
 from prefect_modeldeploy.local.autostart import ensure_node, stop_node
 from prefect_modeldeploy.local.client import NodeClient
 from prefect_modeldeploy.local.home import Home
-from prefect_modeldeploy.local.launcher import REPLICA_PROGRAM, replica_environment
+from prefect_modeldeploy.local.launcher import PROGRAMS, replica_environment
 from prefect_modeldeploy.local.probe import get_json
 
 HELD, ROUNDS, DEPLOYMENTS, IDLE_SECONDS = 32, 5, 200, 10.0
@@ -50,10 +50,10 @@ def family(node: int, home: Path) -> dict[str, list[psutil.Process]]:
             continue
         if cwd == str(home / "gateway"):
             found["proxy"].append(process)
-        elif cwd == str(home) and "zygote.py" in words:
+        elif cwd == str(home) and " zygote " in words:
             is_zygote = process.ppid() == node
             found["zygote" if is_zygote else "replica"].append(process)
-        elif cwd == str(home) and "replica.py" in words:
+        elif cwd == str(home) and " replica " in words:
             found["replica"].append(process)
     return found
 
@@ -77,7 +77,7 @@ async def plain_start(model: Path) -> float:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         began, port = time.perf_counter(), listener.getsockname()[1]
         child = subprocess.Popen(
-            [sys.executable, str(REPLICA_PROGRAM), "--fd", str(listener.fileno())],
+            [sys.executable, str(PROGRAMS), "replica", str(listener.fileno())],
             stdin=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             pass_fds=(listener.fileno(),),

@@ -185,7 +185,7 @@ def _is_replica(pid: int | None) -> bool:
     if pid is None:
         return False
     try:
-        return any(name in " ".join(psutil.Process(pid).cmdline()) for name in ("replica.py", "zygote.py"))
+        return any(name in " ".join(psutil.Process(pid).cmdline()) for name in (" replica ", " zygote "))
     except psutil.Error:
         return False
 

@@ -16,8 +16,8 @@ import pytest
 import pytest_asyncio
 from sklearn.linear_model import LogisticRegression
 
-from prefect_modeldeploy.local.launcher import REPLICA_PROGRAM
-from prefect_modeldeploy.local.replica import LOAD_FAILED
+from prefect_modeldeploy.local.launcher import PROGRAMS
+from prefect_modeldeploy.local.programs.modeldeploy_replica.server import LOAD_FAILED
 from tests.local.conftest import MODELS
 
 INFER = "/v2/models/toy/infer"
@@ -32,7 +32,7 @@ def spawn() -> Iterator[Callable[..., tuple["subprocess.Popen[bytes]", int]]]:
     def start(source: str, **settings: Any) -> tuple["subprocess.Popen[bytes]", int]:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             child = subprocess.Popen(
-                [sys.executable, str(REPLICA_PROGRAM), "--fd", str(listener.fileno())],
+                [sys.executable, str(PROGRAMS), "replica", str(listener.fileno())],
                 stdin=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 pass_fds=(listener.fileno(),),
@@ -261,7 +261,7 @@ def test_a_replica_whose_node_died_before_it_was_written_down_ends_by_itself() -
     with socket.create_server(("127.0.0.1", 0)) as listener:
         read_end, write_end = os.pipe()
         child = subprocess.Popen(
-            [sys.executable, str(REPLICA_PROGRAM), "--fd", str(listener.fileno())],
+            [sys.executable, str(PROGRAMS), "replica", str(listener.fileno())],
             stdin=read_end,
             pass_fds=(listener.fileno(),),
         )

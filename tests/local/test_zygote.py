@@ -29,7 +29,7 @@ async def zygote_of(node: RunningNode) -> int:
 
 
 def is_forked(pid: int) -> bool:
-    return any("zygote.py" in word for word in psutil.Process(pid).cmdline())
+    return "zygote" in psutil.Process(pid).cmdline()
 
 
 async def sleep_and_wake(node: RunningNode, name: str) -> int:

@@ -1,8 +1,7 @@
 """A process that has imported what models import, and forks replicas from itself: awake in milliseconds, not seconds.
 
-Self-contained, as the replica program: started by file path, under the interpreter of the models, with one end of a
-socket pair. It only imports, and it forks only while it has a single thread: forked locks and thread pools do not work.
-It ends when the node does (the socket closes); its replicas live on.
+It only imports, and it forks only while it has a single thread: forked locks and thread pools do not work. It ends when
+the node does (its channel, one end of a socket pair, closes); its replicas live on.
 
     {"import": [names]}               -> {"imported": n}
     {"fork": {"env", "directory"}}    -> {"pid": n}, or {"error": text}; with three file descriptors: standard input,
@@ -11,7 +10,6 @@ It ends when the node does (the socket closes); its replicas live on.
 
 import gc
 import importlib
-import importlib.util
 import json
 import os
 import signal
@@ -20,6 +18,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from . import server
 
 _LARGEST_MESSAGE = 1 << 20
 
@@ -43,7 +43,7 @@ def _threads() -> int:
     return sum(1 for _ in Path("/proc/self/task").iterdir())
 
 
-def _serve(channel: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+def _obey(channel: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     """Do what the node asks. Returns in a child, with what it shall become; None when the node is gone."""
     while True:
         message, fds, _, _ = socket.recv_fds(channel, _LARGEST_MESSAGE, 3)
@@ -81,23 +81,10 @@ def _become(job: dict[str, Any], fds: list[int]) -> socket.socket:
     return socket.socket(fileno=listener)
 
 
-def main() -> None:
-    """Serve on the inherited channel, whose file descriptor is the only argument."""
-    own = Path(__file__).resolve().parent
-    sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve() != own]
-    spec = importlib.util.spec_from_file_location("modeldeploy_replica", own / "replica.py")
-    assert spec is not None
-    assert spec.loader is not None
-    replica = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = replica  # dataclasses look their module up
-    spec.loader.exec_module(replica)
+def serve(channel: socket.socket) -> None:
+    """Do what the node asks on this channel, until it closes; in a child, serve a model."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel collects the children
-    channel = socket.socket(fileno=int(sys.argv[1]))
-    job = _serve(channel)
+    job = _obey(channel)
     channel.close()
     if job is not None:
-        replica.serve(_become(*job))
-
-
-if __name__ == "__main__":
-    main()
+        server.serve(_become(*job))
