@@ -108,16 +108,24 @@ class HaproxyProcess:
                 pass_fds=(log,),
                 start_new_session=True,
             )
+        child = self._child
+        try:
+            return await self._until_it_accepts(child, said_before)
+        except BaseException:
+            child.kill()  # its workers end with it
+            raise
+
+    async def _until_it_accepts(self, child: subprocess.Popen[bytes], said_before: int) -> Workers:
+        messages = self.directory / MESSAGES
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
-            if self._child.poll() is not None:
+            if child.poll() is not None:
                 said = messages.read_bytes()[said_before:].decode(errors="replace")
                 raise GatewayError(f"HAProxy did not start: {_alerts(said)}")
             workers = await self.admin.workers()
             if workers is not None and workers.current is not None:
                 return workers
             await asyncio.sleep(0.01)
-        self._child.kill()
         raise GatewayError(f"HAProxy did not answer within {_START_SECONDS:g} s; see {messages}")
 
     async def reload(self, before: Workers) -> Workers:

@@ -24,7 +24,7 @@ from statistics import median
 import httpx
 import psutil
 
-from prefect_modeldeploy.local import replica as replica_program
+from prefect_modeldeploy.local.launcher import PROGRAMS, replica_environment
 from prefect_modeldeploy.traffic.admin import AdminSocket
 from prefect_modeldeploy.traffic.binary import find_haproxy
 from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm, Server, Upstream
@@ -105,10 +105,10 @@ def replica(directory: Path) -> Iterator[int]:
     model = directory / "model.joblib"
     joblib.dump(LogisticRegression(max_iter=1000).fit(*load_iris(return_X_y=True)), model)
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    command = [sys.executable, str(replica_program.__file__), "--fd", str(listener.fileno())]
+    command = [sys.executable, str(PROGRAMS), "replica", str(listener.fileno())]
     settings = json.dumps({"replica": "r1", "model": "m", "version": "1", "source": str(model)})
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[listener.fileno()], env=environment)
+    descriptors, environment = [listener.fileno()], replica_environment()
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=descriptors, env=environment)
     assert process.stdin
     process.stdin.write(settings.encode() + b"\n")
     process.stdin.flush()

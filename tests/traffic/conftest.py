@@ -79,8 +79,8 @@ async def start_gateway(tmp_path: Path) -> AsyncIterator[StartGateway]:
         async def start(state: DataPlane = DataPlane(), **options: Any) -> Gateway:  # noqa: B008 it is immutable
             options = {"directory": tmp_path / "gateway", "port": free_port(), **options}
             gateway = Gateway(**options)
-            await gateway.start(state)
             stack.push_async_callback(gateway.stop, grace=0.1)
+            await gateway.start(state)
             return gateway
 
         yield start
