@@ -1,0 +1,46 @@
+"""What the Fiddler tests share: a sandbox, a client of it, an artifact, and credentials."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from prefect_modeldeploy.deployments import DeploymentSpec
+from prefect_modeldeploy.providers.fiddler import FiddlerClient, FiddlerCredentials
+from tests.sandbox.kit import RunningSandbox, running_sandbox
+
+PACKAGE = "class Model:\n    def predict(self, rows):\n        return rows\n\n\ndef get_model():\n    return Model()\n"
+
+
+def credentials(sandbox: RunningSandbox, **fields: Any) -> FiddlerCredentials:
+    """The block for a sandbox, as a user would fill it in."""
+    told = sandbox["fiddler"]
+    fields = {"project": told["seed"]["project_name"], "organization": told["organization"], **fields}
+    return FiddlerCredentials(base_url=told["base_url"], token=told["token"], **fields)
+
+
+@asynccontextmanager
+async def fiddler(speed: float = 0.0, **fields: Any) -> AsyncIterator[tuple[RunningSandbox, FiddlerClient]]:
+    """A sandbox of its own, and a client of it."""
+    async with running_sandbox("fiddler", speed=speed) as sandbox:
+        async with credentials(sandbox, **fields).get_client() as client:
+            yield sandbox, client
+
+
+def artifact(directory: Path, text: str = PACKAGE) -> Path:
+    """A model artifact as Fiddler wants it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "package.py").write_text(text)
+    (directory / "requirements.txt").write_text("scikit-learn==1.5.0\n")
+    return directory
+
+
+def spec(source: Path | None, version: str = "v2", **fields: Any) -> DeploymentSpec:
+    """A new version of the seeded model."""
+    told = {"name": f"churn-{version}", "model": "churn", "source": str(source) if source else None, **fields}
+    return DeploymentSpec(version=version, **told)
+
+
+def seed(sandbox: RunningSandbox, what: str = "model_id") -> str:
+    """An id of the seeded world."""
+    return str(sandbox["fiddler"]["seed"][what])
