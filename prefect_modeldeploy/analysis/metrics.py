@@ -49,6 +49,8 @@ class Metric(ABC):
             raise InvalidInput(f"{self.name}.margin", self.margin, "must be between 0 and 1: a difference of shares")
         if not 0 <= self.tolerated < 1:
             raise InvalidInput(f"{self.name}.tolerated", self.tolerated, "must be at least 0 and below 1")
+        if self.alpha is not None and not 0 < self.alpha < 1:
+            raise InvalidInput(f"{self.name}.alpha", self.alpha, "must be a part of the judge's alpha, or None")
 
     @abstractmethod
     def track(self, margin: float, history: Sequence[Arm]) -> Tracker:

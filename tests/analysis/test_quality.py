@@ -12,6 +12,7 @@ from prefect_modeldeploy.analysis import (
     Failures,
     Judge,
     JudgeSettings,
+    Latency,
     Moments,
     Quality,
     Window,
@@ -148,6 +149,10 @@ def test_more_alpha_than_there_is_cannot_be_given_away():
         (lambda: Drift(tolerated=0.0), "drift.tolerated"),
         (lambda: Accuracy(weight=0.0), "accuracy.weight"),
         (lambda: Failures(margin=1.5), "failures.margin"),
+        (lambda: Failures(alpha=0.0), "failures.alpha"),
+        (lambda: Latency(factor=0.5), "latency.factor"),
+        (lambda: Latency(quantiles=(99.0,)), "latency.quantiles"),
+        (lambda: Latency(thresholds=(-1.0,)), "latency.thresholds"),
     ],
 )
 def test_metrics_that_cannot_work_are_refused_by_name(make, field):
