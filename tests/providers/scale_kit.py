@@ -79,3 +79,8 @@ async def account(scale_sandbox: RunningSandbox) -> AsyncIterator[Account]:
     await scale_sandbox.control.reset()
     async with account_in(scale_sandbox) as found:
         yield found
+
+
+def second_version(payload: Any) -> dict[str, Any]:
+    """A model that can be told from the default one."""
+    return {"version": 2, "payload": payload}

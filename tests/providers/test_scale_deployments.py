@@ -260,6 +260,8 @@ async def test_what_a_model_server_serves_from_is_not_deleted(account: Account) 
 async def test_a_request_is_answered_by_the_model(account: Account) -> None:
     seeded = await account.seeded()
     assert await account.client.predict(seeded.id, {"x": [1, 2]}) == {"sum": 3, "echo": {"x": [1, 2]}}
+    streamed = await account.client.predict(seeded.id, {"x": 1, "stream": True})
+    assert streamed == 'data: {"sum": 1.0, "echo": {"x": 1}}\n\n'
     answers = {
         "completions": {"prompt": "hello"},
         "chat-completions": {"prompt": "hello", "chat_history": []},

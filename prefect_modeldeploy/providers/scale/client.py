@@ -256,6 +256,9 @@ class ScaleClient(ServingClient):
             payload: A JSON object, as the model takes it.
             path: None or "execute" for the model's own wire format; "completions", "chat-completions", "embeddings" or
                 "rerankings" for the vendor's typed ones.
+
+        Returns:
+            The decoded answer; with `"stream": True` in the payload all events as one text, as at the vendor's client.
         """
         if not isinstance(payload, Mapping):
             raise InvalidInput("payload", payload, "Scale takes a JSON object, such as {'prompts': ['hello']}")
@@ -266,7 +269,10 @@ class ScaleClient(ServingClient):
             where = at("v4", "models", split_id(deployment_id)[1], str(path))
         else:
             raise InvalidInput("path", path, f"must be None, 'execute' or one of {list(TYPED_INFERENCE)}")
-        return await self._transport.call("POST", where, json=dict(payload), timeout=PREDICT_TIMEOUT_SECONDS)
+        options: dict[str, Any] = {"json": dict(payload), "timeout": PREDICT_TIMEOUT_SECONDS}
+        if payload.get("stream") is True:
+            return (await self._transport.send("POST", where, **options)).text
+        return await self._transport.call("POST", where, **options)
 
     async def promote(self, deployment_id: str, *, environment: str) -> Deployment:
         """Let the model server of an environment serve from this deployment; made if there is none.

@@ -36,7 +36,7 @@ from prefect_modeldeploy.providers.scale.translate import (
     size,
     workers,
 )
-from prefect_modeldeploy.providers.scale.wire import at, given, patiently
+from prefect_modeldeploy.providers.scale.wire import PAGE, at, given, patiently
 from prefect_modeldeploy.transport import Transport, create_once
 
 STATUSES = {
@@ -247,10 +247,10 @@ class ScaleV5Client(ServingClient):
     async def _get(self, model_id: str) -> dict[str, Any]:
         return dict(await self._transport.call("GET", at("v5", "models", model_id)))
 
-    async def _items(self, **query: Any) -> AsyncIterator[dict[str, Any]]:
+    async def _items(self, limit: int = PAGE, **query: Any) -> AsyncIterator[dict[str, Any]]:
         cursor: str | None = None
         while True:
-            asked = given(limit=100, **query, starting_after=cursor)
+            asked = given(limit=limit, **query, starting_after=cursor)
             answer = await self._transport.call("GET", "/v5/models", params=asked)
             found = answer.get("items") or []
             for one in found:
