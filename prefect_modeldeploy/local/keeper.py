@@ -8,7 +8,6 @@ DELETING  none, then forgotten
 
 import asyncio
 import logging
-import math
 import random
 import time
 from collections.abc import Awaitable, Coroutine
@@ -240,22 +239,25 @@ class Keeper:
         waits = []
         if self.troubles.retry_at > time.monotonic():
             waits.append(self.troubles.retry_at - time.monotonic())
-        delay, ready = idle_seconds(self.record.spec.autoscaling), self.ready_replicas()
-        if delay is not None and ready:
-            since = max(self._last_wanted, *(replica.ready_since or 0.0 for replica in ready))
-            quiet = min(time.monotonic() - since, await self._idle_seconds())
-            if quiet >= delay:
+        if (delay := idle_seconds(self.record.spec.autoscaling)) is not None and self.ready_replicas():
+            idle = await self._idle_seconds()
+            if self.record.mode is not Mode.RUNNING:  # somebody gave a command in the meantime, which counts
+                return None
+            if idle >= delay:
                 self.want(Mode.ZERO)
                 return 0.0
-            waits.append(max(delay - quiet, 0.05))
+            waits.append(max(delay - idle, 0.05))
         return min(waits, default=None)
 
     async def _idle_seconds(self) -> float:
+        """Seconds that nobody wanted it: no request, no command, no replica that has just become ready."""
         try:
             idle = (await self.services.traffic.activity(self.record.id))["idle_seconds"]
         except GatewayError:  # nobody knows while the proxy restarts: then it is not idle
             return 0.0
-        return math.inf if idle is None else float(idle)
+        since = max([self._last_wanted, *(replica.ready_since or 0.0 for replica in self.ready_replicas())])
+        unwanted = time.monotonic() - since
+        return unwanted if idle is None else min(unwanted, float(idle))
 
     def _launch(self) -> None:
         record = self.services.store.add_replica(self.record.id, self.record.generation)

@@ -13,6 +13,7 @@ def to_json(window: EndpointWindow) -> dict[str, Any]:
         "id": window.id,
         "endpoint": window.endpoint,
         "weights": dict(window.weights),
+        "sticky": window.sticky,
         "start": window.start,
         "end": window.end,
         "arms": {name: _arm_to_json(arm) for name, arm in window.arms.items()},
@@ -22,7 +23,7 @@ def to_json(window: EndpointWindow) -> dict[str, Any]:
 def from_json(window: Mapping[str, Any]) -> EndpointWindow:
     """The inverse of `to_json`."""
     arms = {name: _arm_from_json(arm) for name, arm in window["arms"].items()}
-    return EndpointWindow(window["id"], window["endpoint"], window["weights"], arms)
+    return EndpointWindow(window["id"], window["endpoint"], window["weights"], arms, window["sticky"])
 
 
 def _arm_to_json(arm: ArmCounts) -> dict[str, Any]:

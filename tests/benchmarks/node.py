@@ -147,12 +147,16 @@ async def wait_for_zygote(client: NodeClient) -> None:
 
 async def many_at_zero(client: NodeClient, home: Home, node: int, model: Path) -> None:
     began = time.perf_counter()
-    for number in range(DEPLOYMENTS):
-        spec = DeploymentSpec(
-            name=f"zero-{number}", model="iris", source=str(model), autoscaling=Autoscaling(min_replicas=0)
-        )
-        await client.create_deployment(spec)
-        await client.scale_deployment(spec.name, replicas=0)
+    at_once = asyncio.Semaphore(16)
+
+    async def create(number: int) -> None:
+        name = f"zero-{number}"
+        spec = DeploymentSpec(name=name, model="iris", source=str(model), autoscaling=Autoscaling(min_replicas=0))
+        async with at_once:
+            await client.create_deployment(spec)
+            await client.scale_deployment(name, replicas=0)
+
+    await asyncio.gather(*(create(number) for number in range(DEPLOYMENTS)))
     async with asyncio.timeout(120):
         while any(d.status is not DeploymentStatus.SCALED_TO_ZERO for d in await client.list_deployments()):
             await asyncio.sleep(0.1)
@@ -176,6 +180,8 @@ async def alone(directory: Path, body: Callable[[NodeClient, Home, int, str], Aw
     try:
         async with NodeClient(info.control_url, home.token()) as client:
             await body(client, home, info.pid, info.gateway_url)
+            for zygote in (await client.status())["zygotes"]:
+                print(f"zygote: {memory(zygote)}")
             print(f"node afterwards: {memory(info.pid)}")
     finally:
         await stop_node(home)
