@@ -1,0 +1,484 @@
+"""Baseten in our vocabulary. The vendor's own operations are `client.management` and `client.inference`."""
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+import anyio
+from pydantic import SecretStr
+
+from prefect_modeldeploy.deployments import (
+    Autoscaling,
+    Capability,
+    Deployment,
+    DeploymentSpec,
+    DeploymentStatus,
+    DeploymentUpdate,
+)
+from prefect_modeldeploy.errors import DeploymentFailed, InvalidInput, NotFound, WaitTimeout
+from prefect_modeldeploy.measurements import Window
+from prefect_modeldeploy.providers.base import ServingClient
+from prefect_modeldeploy.providers.baseten import metrics as measured
+from prefect_modeldeploy.providers.baseten.answers import Metrics, Model, Retried
+from prefect_modeldeploy.providers.baseten.api import ManagementApi
+from prefect_modeldeploy.providers.baseten.creation import Creation
+from prefect_modeldeploy.providers.baseten.inference import InferenceApi, check_inference_url, deployment
+from prefect_modeldeploy.providers.baseten.promotions import Promotions, roll_back
+from prefect_modeldeploy.providers.baseten.requests import (
+    AutoscalingSettings,
+    BackpressureSettings,
+    EnvironmentChanges,
+    LogQuery,
+    MetricQuery,
+    PromoteOptions,
+    checked,
+)
+from prefect_modeldeploy.providers.baseten.words import (
+    IN_PROGRESS,
+    NO_CAPACITY,
+    PROVIDER,
+    read_error,
+    split_id,
+    to_settings,
+    translate,
+)
+from prefect_modeldeploy.transport import Logger, RetryPolicy, SecretHeader, Transport
+
+MANAGEMENT_URL = "https://api.baseten.co"
+INFERENCE_URL = "https://model-{model_id}.api.baseten.co"
+CONSOLE_URL = "https://app.baseten.co"
+
+PREDICT_TIMEOUT_SECONDS = 1200.0
+"""How long Baseten itself lets a prediction take, waking from zero included."""
+
+VISIBLE_SECONDS = 30.0
+"""How long the vendor's own clients bear that a new deployment is not found."""
+
+_LOG_WINDOW = timedelta(days=7)
+_AT_ONCE = 8
+_log = logging.getLogger(__name__)
+
+
+class BasetenClient(ServingClient):
+    """Baseten's API as every provider's. Ids are `"<model id>/<deployment id>"`.
+
+    Args:
+        api_key: Sent as `Authorization: Api-Key ...`.
+        base_url: Of the management API.
+        inference_url: Address of a model, with `{model_id}` in it; without it, `/model-<id>` is added.
+        allow_http: Allow plain http elsewhere than on loopback.
+        policy: How long calls are tried again.
+        predict_timeout_seconds: For one prediction, waking included.
+        visible_seconds: How long something new may not be found.
+        logger: Where retries and steps are told.
+    """
+
+    provider: ClassVar[str] = PROVIDER
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(Capability) - {Capability.TRAFFIC}
+
+    def __init__(
+        self,
+        api_key: SecretStr,
+        base_url: str = MANAGEMENT_URL,
+        inference_url: str = INFERENCE_URL,
+        *,
+        allow_http: bool = False,
+        policy: RetryPolicy | None = None,
+        predict_timeout_seconds: float = PREDICT_TIMEOUT_SECONDS,
+        visible_seconds: float = VISIBLE_SECONDS,
+        logger: Logger = _log,
+    ) -> None:
+        template = check_inference_url(inference_url, allow_http=allow_http)
+
+        def transport(timeout: float) -> Transport:
+            return Transport(
+                PROVIDER,
+                base_url,
+                auth=SecretHeader(api_key, "Api-Key"),
+                secrets=[api_key],
+                policy=policy,
+                timeout=timeout,
+                read_error=read_error,
+                allow_http=allow_http,
+                logger=logger,
+            )
+
+        self._transports = (transport(30.0), transport(predict_timeout_seconds))
+        self._visible, self._logger = visible_seconds, logger
+        self._ids: dict[str, list[str]] = {}
+        self.management = ManagementApi(self._transports[0])
+        self.inference = InferenceApi(self._transports[1], template)
+        self._promotions = Promotions(self.management, visible_seconds, logger)
+        self._creation = Creation(self.management, visible_seconds, policy, logger, allow_http=allow_http)
+
+    async def __aenter__(self) -> Self:
+        for transport in self._transports:
+            await transport.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for transport in self._transports:
+            await transport.__aexit__(kind, error, traceback)
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    async def get(self, deployment_id: str) -> Deployment:
+        """Return one deployment; the words `<model id>/production` and `/development` are taken too."""
+        return self._translate(await self.management.deployment(*split_id(deployment_id)))
+
+    async def find(self, *, model: str | None = None) -> list[Deployment]:
+        """Return the deployments of one model (name or id), or of all; none when there is no such model."""
+        ids = await self._model_ids(model) if model else [one.id for one in await self.management.models()]
+        found: dict[str, list[Deployment]] = {}
+        room = anyio.CapacityLimiter(_AT_ONCE)
+
+        async def read(model_id: str) -> None:
+            async with room:
+                found[model_id] = await self._of_model(model_id)
+
+        async with anyio.create_task_group() as group:
+            for model_id in ids:
+                group.start_soon(read, model_id)
+        return [one for model_id in ids for one in found[model_id]]
+
+    async def wait(
+        self,
+        deployment_ids: Collection[str],
+        until: Callable[[Deployment], bool],
+        *,
+        model: str | None = None,
+        timeout_seconds: float = 600.0,
+    ) -> AsyncIterator[list[Deployment]]:
+        """Poll with one list call a model and yield what was seen until `until` holds for each deployment.
+
+        Baseten's own rules: one that is not found yet is waited for (30 s); SCALED_TO_ZERO is no failure; INACTIVE
+        after it was starting means that there was no capacity, which Baseten does not say as an error.
+
+        Raises:
+            DeploymentFailed: One of them failed, found no capacity, or is not there.
+            WaitTimeout: The deadline passed.
+        """
+        started, interval, starting = time.monotonic(), 0.1, set[str]()
+        models = list(dict.fromkeys(split_id(one)[0] for one in deployment_ids))
+        while True:
+            seen = {one.id: one for model_id in models for one in await self._of_model(model_id)}
+            waited = time.monotonic() - started
+            missing = [one for one in deployment_ids if one not in seen]
+            if missing and waited > self._visible:
+                raise DeploymentFailed(missing[0], "there is no such deployment")
+            for found in (seen[one] for one in deployment_ids if one in seen):
+                _check_alive(found, until, found.id in starting or waited > self._visible)
+                if found.provider_status in IN_PROGRESS:
+                    starting.add(found.id)
+            if not missing:
+                deployments = [seen[one] for one in deployment_ids]
+                yield deployments
+                if all(until(one) for one in deployments):
+                    return
+            if waited + interval > timeout_seconds:
+                states = {one: seen[one].status.value if one in seen else "not found" for one in deployment_ids}
+                raise WaitTimeout(
+                    f"after {timeout_seconds:g} s still {states}; raise timeout_seconds, or read the logs"
+                )
+            await anyio.sleep(interval)
+            interval = min(5.0, interval * 1.3)
+
+    async def logs(self, deployment_id: str, *, tail: int = 100) -> list[str]:
+        """Return the last lines of a deployment's log, oldest first: of its whole life, 7 days at most."""
+        model_id, own_id = split_id(deployment_id)
+        if not 1 <= tail <= 1000:
+            raise InvalidInput("tail", tail, "Baseten gives 1 to 1000 lines")
+        # Without a start the vendor looks back 30 minutes only, and shows nothing of what failed before.
+        # Both ends are ours, so that the window is never too long, and none of the latest is lost to a slow clock.
+        end = datetime.now(UTC) + timedelta(minutes=5)
+        window = {"start_epoch_millis": _millis(end - _LOG_WINDOW), "end_epoch_millis": _millis(end)}
+        query = LogQuery(**window, direction="desc", limit=tail)
+        lines = await self.management.logs(model_id, own_id, query)
+        ordered = sorted(lines, key=lambda line: int(line.timestamp) if line.timestamp.isdecimal() else 0)
+        return [line.message for line in ordered]
+
+    async def metrics(self, deployment_id: str, query: MetricQuery | None = None) -> Metrics:
+        """Return a deployment's metrics (beta); the latest one to three minutes are not in yet."""
+        return await self.management.metrics(*split_id(deployment_id), query)
+
+    async def idle_seconds(self, deployment_id: str) -> float | None:
+        """Return for how long there was surely no request: never more than a day, and the last 3 minutes are unknown.
+
+        None when the metrics hold nothing.
+        """
+        now = time.time()
+        series = MetricQuery(
+            mode="SERIES",
+            start_epoch_millis=int((now - 86400) * 1000),
+            end_epoch_millis=int(now * 1000),
+            metrics=[measured.REQUESTS],
+        )
+        return measured.idle_seconds(await self.metrics(deployment_id, series), now)
+
+    async def windows(self, baseline: str, canary: str, *, since: float) -> list[Window]:
+        """Return what two deployments experienced since a time (seconds since the epoch), as windows for the judge.
+
+        Counts only, from the vendor's metrics, and not of the last three minutes. The ids of windows stay the same.
+        """
+        now = time.time()
+        series = MetricQuery(
+            mode="SERIES",
+            start_epoch_millis=int(since * 1000),
+            end_epoch_millis=int(now * 1000),
+            metrics=[measured.REQUESTS],
+        )
+        stable, new = await self.metrics(baseline, series), await self.metrics(canary, series)
+        return measured.windows(stable, new, now, f"{baseline}-{canary}")
+
+    # --- changing --------------------------------------------------------------------------------------------------
+
+    async def create(self, spec: DeploymentSpec) -> Deployment:
+        """Create a deployment from a truss (directory or .tgz), or return the one that this spec has created before.
+
+        A model of that name is made when there is none; its first deployment serves production at once, Baseten
+        leaves no choice. Otherwise nothing is promoted, unless `options={"environment_name": ...}` asks for it.
+        Other options are those of `DeploymentPayload`.
+
+        Raises:
+            Conflict: The name is taken by a deployment of another spec.
+            InvalidInput: A field cannot work; named. Nothing was sent.
+        """
+        models = await self._models(spec.model)
+        if len(models) > 1:
+            raise InvalidInput("model", spec.model, f"is the name of {len(models)} models; give an id")
+        return self._translate(await self._creation.create(spec, models[0] if models else None))
+
+    async def update(self, deployment_id: str, update: DeploymentUpdate) -> Deployment:
+        """Change autoscaling in place, and with `options` the `name` and the `request_backpressure_policy`.
+
+        Raises:
+            InvalidInput: The field cannot be changed in place; says how else.
+        """
+        model_id, own_id = split_id(deployment_id)
+        _only_in_place(update)
+        options = dict(update.options or {})
+        if "request_backpressure_policy" in options:
+            settings = checked(BackpressureSettings, {"policy": options["request_backpressure_policy"]}, "options")
+            await self.management.set_backpressure(model_id, own_id, settings)
+        if "name" in options:
+            await self.management.rename_deployment(model_id, own_id, str(options["name"]))
+        if update.autoscaling is not None:
+            return await self.scale(deployment_id, update.autoscaling)
+        return await self.get(deployment_id)
+
+    async def scale(self, deployment_id: str, autoscaling: Autoscaling) -> Deployment:
+        """Change how a deployment scales, through its environment when it serves one."""
+        return await self.set_autoscaling(deployment_id, to_settings(autoscaling))
+
+    async def set_autoscaling(self, deployment_id: str, settings: AutoscalingSettings) -> Deployment:
+        """As `scale`, with all of the vendor's settings. Waits (30 s at most) until they are in force.
+
+        Settings of a deployment that serves an environment live on the environment: set elsewhere, the next promotion
+        would bring the former ones back.
+        """
+        model_id, own_id = split_id(deployment_id)
+        now = await self.get(deployment_id)
+        _check_merged(settings, now)
+        wanted = settings.model_dump(exclude_unset=True, exclude_none=True)
+        if not wanted:
+            return now
+        if now.environment and await self._serves(model_id, now.environment, str(now.raw["id"])):
+            changes = EnvironmentChanges(autoscaling_settings=settings)
+            await self.management.update_environment(model_id, now.environment, changes)
+        else:
+            await self.management.set_autoscaling(model_id, own_id, settings)
+        deadline, interval = time.monotonic() + self._visible, 0.05
+        while True:
+            now = await self.get(deployment_id)
+            state = now.raw.get("autoscaling_settings") or {}
+            if all(state.get(name) == value for name, value in wanted.items()):
+                return now
+            if time.monotonic() + interval > deadline:
+                self._logger.warning("baseten has accepted %s for %s, but does not show it yet", wanted, deployment_id)
+                return now
+            await anyio.sleep(interval)
+            interval = min(2.0, interval * 1.5)
+
+    async def scale_to_zero(self, deployment_id: str) -> Deployment:
+        """Set the minimum to 0: replicas go after `scale_down_delay` without requests, and the next request wakes.
+
+        Baseten has no way to let go of them at once and still be woken.
+        """
+        return await self.set_autoscaling(deployment_id, AutoscalingSettings(min_replica=0))
+
+    async def wake(self, deployment_id: str) -> Deployment:
+        """Start a replica of a deployment that was scaled to zero, without waiting for it.
+
+        Raises:
+            InvalidInput: It is stopped: `start` it.
+        """
+        model_id, own_id = split_id(deployment_id)
+        now = await self.get(deployment_id)
+        if now.status in (DeploymentStatus.STOPPED, DeploymentStatus.STOPPING):
+            raise InvalidInput("deployment_id", deployment_id, f"is {now.provider_status}: start it, nothing wakes it")
+        await self.inference.wake(model_id, deployment(own_id))
+        return await self.get(deployment_id)
+
+    async def stop(self, deployment_id: str) -> Deployment:
+        """Deactivate: not billed, answers 404, only `start` brings it back."""
+        await self.management.deactivate(*split_id(deployment_id))
+        return await self.get(deployment_id)
+
+    async def start(self, deployment_id: str) -> Deployment:
+        """Activate a deployment that was stopped."""
+        await self.management.activate(*split_id(deployment_id))
+        return await self.get(deployment_id)
+
+    async def delete(self, deployment_id: str) -> None:
+        """Delete a deployment. Baseten refuses the one that serves production: promote another one first."""
+        try:
+            await self.management.delete_deployment(*split_id(deployment_id))
+        except NotFound:
+            return
+
+    async def retry_deployment(self, deployment_id: str) -> Retried:
+        """Try a failed deployment again. This does not resume its promotion."""
+        return await self.management.retry(*split_id(deployment_id))
+
+    async def terminate_replica(self, deployment_id: str, replica: str) -> None:
+        """End one replica (its short id is in the logs); the autoscaler starts another one."""
+        await self.management.terminate_replica(*split_id(deployment_id), replica)
+
+    # --- promoting -------------------------------------------------------------------------------------------------
+
+    async def promote(
+        self,
+        deployment_id: str,
+        *,
+        environment: str,
+        options: PromoteOptions | None = None,
+        timeout_seconds: float = 3600.0,
+    ) -> Deployment:
+        """Promote a deployment, follow the promotion to its end, and return what serves: maybe a copy with another id.
+
+        Called again it joins the promotion that runs, or returns what serves already. A stopped deployment is started
+        first. When the promotion fails, the autoscaling that the environment put on the deployment is put back.
+
+        Raises:
+            DeploymentFailed: The promotion failed; the former deployment serves on.
+            Conflict: Another deployment is being promoted there.
+            WaitTimeout: The time is over; the promotion goes on.
+        """
+        model_id, own_id = split_id(deployment_id)
+        deadline = time.monotonic() + timeout_seconds
+        promotion = await self._promotions.start(model_id, environment, own_id, options, deadline)
+        await self._promotions.finish(promotion, deadline)
+        return await self.get(f"{model_id}/{promotion.candidate}")
+
+    async def roll_back(self, deployment_id: str, *, environment: str, timeout_seconds: float = 3600.0) -> Deployment:
+        """Make `deployment_id` (the former one) serve again: cancel the promotion that runs, else promote it again.
+
+        Done twice it changes nothing. Returns what serves.
+
+        Raises:
+            InvalidInput: It is the one that is being promoted.
+            DeploymentFailed: Its own promotion failed.
+        """
+        model_id, own_id = split_id(deployment_id)
+        deadline = time.monotonic() + timeout_seconds
+        serving = await roll_back(self._promotions, self.management, model_id, environment, own_id, deadline)
+        return await self.get(f"{model_id}/{serving}")
+
+    async def cancel_promotion(
+        self, model_id: str, environment: str, *, force: bool = False, timeout_seconds: float = 3600.0
+    ) -> str | None:
+        """Cancel the promotion to an environment and wait until it is over; returns the candidate's id, None if none.
+
+        `force` sends all traffic back at once, even if the former deployment has too few replicas for it.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        candidate = await self._promotions.cancel(model_id, environment, force=force, deadline=deadline)
+        return f"{model_id}/{candidate}" if candidate else None
+
+    # --- calling ---------------------------------------------------------------------------------------------------
+
+    async def predict(self, deployment_id: str, payload: Any, *, path: str | None = None) -> Any:
+        """Send one request to a deployment; `path` may be `sync/<route>` of a custom server."""
+        model_id, own_id = split_id(deployment_id)
+        return await self.inference.predict(model_id, deployment(own_id), payload, path=path or "predict")
+
+    # --- plumbing --------------------------------------------------------------------------------------------------
+
+    def _translate(self, raw: dict[str, Any]) -> Deployment:
+        model_id, own_id = str(raw.get("model_id", "")), str(raw.get("id", ""))
+        console = f"{CONSOLE_URL}/models/{model_id}/logs/{own_id}"
+        return translate(raw, self.inference.url(model_id, deployment(own_id)), console)
+
+    async def _of_model(self, model_id: str) -> list[Deployment]:
+        try:
+            return [self._translate(raw) for raw in await self.management.deployments(model_id)]
+        except NotFound:
+            return []
+
+    async def _models(self, model: str) -> Sequence[Model]:
+        """Those of that name, else the one with that id."""
+        if named := await self.management.models(name=model):
+            return named
+        try:
+            return [await self.management.model(model)]
+        except NotFound:
+            return []
+
+    async def _model_ids(self, model: str) -> list[str]:
+        if model not in self._ids:
+            found = [one.id for one in await self._models(model)]
+            if not found:
+                return []
+            self._ids[model] = found
+        return self._ids[model]
+
+    async def _serves(self, model_id: str, environment: str, own_id: str) -> bool:
+        try:
+            current = (await self.management.environment(model_id, environment)).current_deployment
+        except NotFound:
+            return False
+        return current is not None and current.id == own_id
+
+
+def _check_alive(found: Deployment, until: Callable[[Deployment], bool], was_starting: bool) -> None:
+    if until(found):
+        return
+    if found.status is DeploymentStatus.FAILED:
+        raise DeploymentFailed(found.id, found.reason or found.provider_status)
+    if found.status is DeploymentStatus.STOPPED and was_starting:
+        raise DeploymentFailed(found.id, NO_CAPACITY)
+
+
+def _check_merged(settings: AutoscalingSettings, now: Deployment) -> None:
+    state = now.raw.get("autoscaling_settings") or {}
+    low = settings.min_replica if settings.min_replica is not None else state.get("min_replica")
+    high = settings.max_replica if settings.max_replica is not None else state.get("max_replica")
+    if low is not None and high is not None and low > high:
+        field = "min_replica" if settings.min_replica is not None else "max_replica"
+        raise InvalidInput(field, getattr(settings, field), f"{low} would be above max_replica={high} of {now.id}")
+
+
+def _only_in_place(update: DeploymentUpdate) -> None:
+    """Refuse what Baseten cannot change on a deployment that exists."""
+    hints = {
+        "version": "create another deployment and promote it",
+        "source": "create another deployment and promote it",
+        "environment": "use promote",
+        "resources": "promote with environment_settings_update.instance_type_id, which makes a copy",
+        "env": "create another deployment: variables are part of its image",
+    }
+    for field, hint in hints.items():
+        if (value := getattr(update, field)) is not None:
+            raise InvalidInput(field, value if field != "env" else list(value), f"Baseten cannot change it: {hint}")
+    for name, value in (update.options or {}).items():
+        if name not in ("name", "request_backpressure_policy"):
+            raise InvalidInput(f"options.{name}", value, "Baseten has name and request_backpressure_policy")
+
+
+def _millis(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
