@@ -101,7 +101,7 @@ except fdl.NotFound as error:
     seen["deleted"] = error.message
 seen["second"] = str(second.id)
 seen["versions"] = sorted(m.version for m in fdl.Model.list(project_id=project.id, name="churn"))
-extra = fdl.Project(name="scratch"); extra.create(); extra.delete().wait(interval=0.1)
+extra = fdl.Project(name="scratch"); extra.create(); extra.delete()
 answer(seen)
 """
 )
