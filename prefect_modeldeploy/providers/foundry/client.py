@@ -177,6 +177,8 @@ class FoundryClient(ServingClient):
             found = await self._versions.never_twice(
                 lambda: self.api.create_live_deployment(model, branch, runtime), look_up
             )
+            # Who is given its id, here or in another process, shall find it.
+            found = await self._versions.until_found(look_up) or found
         return await self._ours(found)
 
     async def update(self, deployment_id: str, update: DeploymentUpdate) -> Deployment:
@@ -203,7 +205,8 @@ class FoundryClient(ServingClient):
         )
         live = await self._replaced(live, wanted)
         if version is not None and live.branch is not None:
-            await self.promote_version(live.model_version.model_rid, version, live.branch)
+            newest = await self.promote_version(live.model_version.model_rid, version, live.branch)
+            return self._translated(live, newest.rid)
         return await self._ours(live)
 
     async def scale(self, deployment_id: str, autoscaling: Autoscaling) -> Deployment:

@@ -81,7 +81,9 @@ class Versions:
             return history.newest(one for one in now if one.rid not in known and one.promoted_from == version)
 
         copy = await self.never_twice(lambda: self._api.promote_version(model, version, branch), look_up)
-        self._newest.pop((model, branch), None)
+        if await self.until_found(look_up) is None:
+            self._logger.warning("the versions of branch %s do not show %s yet", branch, copy.rid)
+        self._newest[model, branch] = _Newest(copy.rid, time.monotonic())
         return copy
 
     async def publish(self, model: str, version: NewVersion) -> ModelVersion:
@@ -97,14 +99,15 @@ class Versions:
     async def never_twice(self, create: Callable[[], Awaitable[T]], look_up: Callable[[], Awaitable[T | None]]) -> T:
         """`create_once` for an API whose lists may be late: looks for a while before it creates again."""
 
-        async def patiently() -> T | None:
-            waited, interval = 0.0, 0.1
-            while (found := await look_up()) is None and waited < self._settle:
-                await anyio.sleep(interval)
-                waited, interval = waited + interval, interval * 2
-            return found
+        return await create_once(create, lambda: self.until_found(look_up), logger=self._logger)
 
-        return await create_once(create, patiently, logger=self._logger)
+    async def until_found(self, look_up: Callable[[], Awaitable[T | None]]) -> T | None:
+        """What is there, or comes in a while: lists may be late. None: it did not come."""
+        waited, interval = 0.0, 0.1
+        while (found := await look_up()) is None and waited < self._settle:
+            await anyio.sleep(interval)
+            waited, interval = waited + interval, interval * 2
+        return found
 
 
 def _fits(found: ModelVersion, asked: NewVersion) -> bool:
