@@ -37,16 +37,18 @@ class Limits(NamedTuple):
 
     Args:
         margin: A promoted canary is not worse than the baseline by this much. For rare events it is capped at the
-            baseline's own rate (so at most a doubling is tolerated), but never below 0.001.
+            baseline's own rate (so at most a doubling is tolerated), but never below `floor`.
         tolerated: Only a canary that is worse by more than this is rolled back.
+        floor: The cap's lower end: 0.001, or the rate that the baseline is known to have by construction.
     """
 
     margin: float
     tolerated: float = 0.0
+    floor: float = FLOOR
 
     def capped(self, rate: float) -> "Limits":
         """The limits for events that happen at this rate on the baseline."""
-        return Limits(min(self.margin, max(rate, FLOOR)), self.tolerated)
+        return self._replace(margin=min(self.margin, max(rate, self.floor)))
 
 
 class Growth(NamedTuple):
@@ -105,7 +107,7 @@ class Comparison:
         """Count one window. Without requests on both arms it says nothing, and changes nothing."""
         if not (canary.requests and baseline.requests):
             return
-        guess, (margin, tolerated) = self.rates, self.limits
+        guess, (margin, tolerated, _) = self.rates, self.limits
         phi = temper(canary.requests, baseline.requests, self.excess)
         start = _inside(guess.baseline + tolerated)
         bets = [Rates(_inside(shift_odds(start, ratio)), guess.baseline) for ratio, _ in HARM_BETS]

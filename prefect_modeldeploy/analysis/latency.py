@@ -6,10 +6,11 @@ The windows gathered for this are not judged, so a threshold never depends on a 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
 
 from prefect_modeldeploy.analysis.codec import Reader, Writer
-from prefect_modeldeploy.analysis.comparison import Comparison, Growth, Limits
+from prefect_modeldeploy.analysis.comparison import FLOOR, Comparison, Growth, Limits
 from prefect_modeldeploy.analysis.evalue import Tally, log_sum
 from prefect_modeldeploy.analysis.tracker import Reading, Tracker
 from prefect_modeldeploy.measurements import Histogram, Window, bucket_of, bucket_upper_edge
@@ -40,6 +41,7 @@ class LatencyTracker(Tracker):
         history: Sequence[Histogram],
     ) -> None:
         self._quantiles, self._factor, self._limits = tuple(quantiles), factor, limits
+        self._given = bool(thresholds)
         self._gathered: dict[int, int] = {}
         self._buckets: list[int] = []
         self._parts: list[Comparison] = []
@@ -79,8 +81,18 @@ class LatencyTracker(Tracker):
             self._gathered = {}
 
     def _fix(self, buckets: Sequence[int], history: Sequence[Histogram]) -> None:
-        self._buckets = sorted(set(buckets))
-        self._parts = [Comparison(self._limits, [_slower(h, bucket) for h in history]) for bucket in self._buckets]
+        self._buckets = sorted(buckets)
+        self._parts = [
+            Comparison(self._limits._replace(floor=floor), [_slower(h, bucket) for h in history])
+            for bucket, floor in zip(self._buckets, self._floors, strict=False)
+        ]
+
+    @property
+    def _floors(self) -> Iterator[float]:
+        """What no margin is capped below: 1 % are slower than the p99, whatever a short baseline shows."""
+        if self._given:
+            return repeat(FLOOR)
+        return iter([1.0 - q for q in sorted(self._quantiles)])
 
     @property
     def log_harm(self) -> float:

@@ -86,7 +86,7 @@ class Latency(Metric):
         quantiles: Quantiles of the baseline that become the thresholds.
         thresholds: Thresholds in seconds (an SLO), instead of quantiles.
         factor: Slowness that is tolerated: canary compared at factor * x, baseline at x. 1: none.
-        margin: Difference of the shares slower than a threshold; capped at the baseline's own share, so for the p99
+        margin: Difference of the shares slower than a threshold; capped at the quantile's own share, so for the p99
             at most a doubling from 1 % to 2 % is tolerated.
     """
 

@@ -32,7 +32,7 @@ class Proportion:
         if not tally.requests:
             return
         guess, phi = self._guess, 1.0 + self._live.excess(self.seen, self.seen.requests)
-        margin, tolerated = self._limits
+        margin, tolerated, _ = self._limits
         above = [shift_odds(tolerated, ratio) for ratio, _ in HARM_BETS] + [max(guess, tolerated)]
         below = [shift_odds(margin, ratio) for ratio in _SAFE_RATIOS] + [min(guess, margin)]
         self.harm.settle([*(_log_ratio(tally, q, tolerated) / phi for q in above), 0.0], seconds)
@@ -46,7 +46,7 @@ class Proportion:
 
     def growth(self, per_second: float) -> Growth:
         """Growth of the evidence at so many compared requests a second."""
-        margin, tolerated = self._limits
+        margin, tolerated, _ = self._limits
         rate = self._guess
         harm = relative_entropy(rate, tolerated) if rate > tolerated else 0.0
         safe = relative_entropy(rate, margin) if rate < margin else 0.0

@@ -16,6 +16,7 @@ def to_json(window: EndpointWindow) -> dict[str, Any]:
         "sticky": window.sticky,
         "start": window.start,
         "end": window.end,
+        "former_end": window.former_end,
         "arms": {name: _arm_to_json(arm) for name, arm in window.arms.items()},
     }
 
@@ -23,7 +24,9 @@ def to_json(window: EndpointWindow) -> dict[str, Any]:
 def from_json(window: Mapping[str, Any]) -> EndpointWindow:
     """The inverse of `to_json`."""
     arms = {name: _arm_from_json(arm) for name, arm in window["arms"].items()}
-    return EndpointWindow(window["id"], window["endpoint"], window["weights"], arms, window["sticky"])
+    return EndpointWindow(
+        window["id"], window["endpoint"], window["weights"], arms, window["sticky"], window["former_end"]
+    )
 
 
 def _arm_to_json(arm: ArmCounts) -> dict[str, Any]:

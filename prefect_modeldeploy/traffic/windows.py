@@ -102,6 +102,7 @@ class EndpointWindow:
         weights: Percent that was asked for, by arm.
         arms: Counts by arm; an arm that got no request is absent.
         sticky: Their sticky header chose the arm, so that a client with many requests moves the split.
+        former_end: When the window before it ended, seconds since the epoch; None for the first one.
     """
 
     id: str
@@ -109,6 +110,7 @@ class EndpointWindow:
     weights: Mapping[str, float]
     arms: Mapping[str, ArmCounts]
     sticky: bool = False
+    former_end: float | None = None
 
     @property
     def start(self) -> float:
@@ -120,6 +122,11 @@ class EndpointWindow:
         """Seconds since the epoch."""
         return max(arm.end for arm in self.arms.values())
 
+    @property
+    def seconds(self) -> float:
+        """Length of the stretch of time, pauses without a request included: since the former window ended."""
+        return max(0.0, self.end - (self.start if self.former_end is None else self.former_end))
+
     def to_window(self, canary: str = "canary", baseline: str = "stable") -> Window | None:
         """The same for the analysis; None when neither arm has a request that counts: no data is no window.
 
@@ -130,7 +137,7 @@ class EndpointWindow:
         if ours.requests + theirs.requests == 0:
             return None
         share = self.weights[canary] / 100 if canary in self.weights and not self.sticky else None
-        return Window(id=self.id, canary=ours, baseline=theirs, seconds=max(0.0, self.end - self.start), share=share)
+        return Window(id=self.id, canary=ours, baseline=theirs, seconds=self.seconds, share=share)
 
 
 class WindowStore:
@@ -202,11 +209,22 @@ class WindowStore:
         for seq, split, arm, *counts in rows:
             grouped.setdefault((seq, split), {})[arm] = _counts(counts)
         ordered = sorted(grouped.items(), key=lambda item: (item[0][0], min(arm.start for arm in item[1].values())))
-        windows = [
-            EndpointWindow(f"{endpoint}:{seq:012d}:{place:04d}", endpoint, weights_of(split), arms, STICKY in split)
-            for place, ((seq, split), arms) in enumerate(ordered)
-        ]
+        windows, places, former = list[EndpointWindow](), Counter[int](), self._last_end(endpoint, sequences[0])
+        for (seq, split), arms in ordered:
+            places[seq] += 1  # numbered within its ingest: the id does not depend on where a reader began
+            id = f"{endpoint}:{seq:012d}:{places[seq]:04d}"
+            windows.append(EndpointWindow(id, endpoint, weights_of(split), arms, STICKY in split, former))
+            former = windows[-1].end
         return windows, sequences[-1]
+
+    def _last_end(self, endpoint: str, before: int) -> float | None:
+        """When the window before a sequence number ended; None if there is none."""
+        row = self._db.execute(
+            "SELECT max(end) FROM traffic_windows WHERE endpoint = ? AND seq = "
+            "(SELECT max(seq) FROM traffic_windows WHERE endpoint = ? AND seq < ?)",
+            (endpoint, endpoint, before),
+        ).fetchone()
+        return None if row[0] is None else float(row[0])
 
     def summary(self, endpoint: str, *, since: float = 0.0) -> dict[str, ArmCounts]:
         """Sum by arm of every window that ended after `since` (seconds since the epoch), whatever the split."""

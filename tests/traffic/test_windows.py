@@ -217,3 +217,28 @@ async def test_measurements_go_on_after_the_proxy_was_killed(
     await gateway.apply(DataPlane(models.split(0).endpoints, (*models.split(0).upstreams, upstream("x"))))
     await ask(client, gateway)
     await eventually(lambda: (ingest(store, gateway), store.summary("prod")["stable"].requests == 3)[1])
+
+
+def test_a_window_is_the_same_wherever_its_reader_began(tmp_path: Path, store: WindowStore) -> None:
+    log = tmp_path / "access.log"
+    cursors = [0]
+    for number in range(4):
+        with log.open("a") as file:
+            file.write(line(number) + line(number, canary=5000))
+        store.ingest([log])
+        cursors.append(store.cursor())
+    whole, _ = store.read("prod")
+    for cursor in cursors:
+        late, _ = store.read("prod", after=cursor)
+        assert late == whole[len(whole) - len(late) :]
+
+
+def test_a_window_lasts_since_the_one_before_it_pauses_included(tmp_path: Path, store: WindowStore) -> None:
+    log = tmp_path / "access.log"
+    for number in (0, 30):
+        with log.open("a") as file:
+            file.write(line(number))
+        store.ingest([log])
+    (first, second), _ = store.read("prod")
+    assert second.seconds == pytest.approx(second.end - first.end)
+    assert second.seconds > second.end - second.start
