@@ -65,6 +65,9 @@ async def ensure_node(
     deadline, child = time.monotonic() + timeout_seconds, _spawn(place, port or 0, gateway_port or 0)
     while time.monotonic() < deadline:
         if (info := await find_node(place)) is not None:
+            if info.pid != child.pid:  # ours came too late, and must not become a node when that one is stopped
+                child.terminate()
+                await asyncio.to_thread(child.wait)
             return info
         # A starter that lost the race ends at once, while the winner holds the lock and is about to be ready.
         if child.poll() is not None and place.holder() is None:

@@ -11,7 +11,7 @@ import pytest
 from prefect_modeldeploy.errors import NodeError
 from prefect_modeldeploy.local.autostart import ensure_node, find_node, node_overview, stop_node
 from prefect_modeldeploy.local.home import Home
-from tests.local.conftest import RunningNode
+from tests.local.conftest import RunningNode, processes_of
 
 
 def run_node(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -53,6 +53,7 @@ async def test_many_starters_end_up_with_one_node(tmp_path: Path) -> None:
         assert len(set(found)) == 1
     finally:
         await stop_node(home)
+    assert processes_of(home) == [], "nobody who came too late takes over afterwards"
 
 
 async def test_the_ports_that_were_asked_for_are_used(tmp_path: Path) -> None:
