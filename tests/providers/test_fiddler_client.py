@@ -1,10 +1,8 @@
 """Fiddler in our words: every capability against the emulator, over a real socket."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from prefect_modeldeploy.deployments import (
     Autoscaling,
@@ -16,24 +14,20 @@ from prefect_modeldeploy.deployments import (
 )
 from prefect_modeldeploy.errors import Conflict, DeploymentFailed, InvalidInput, NotFound, UnsupportedOperation
 from prefect_modeldeploy.providers.fiddler import DeploymentParams, FiddlerClient
-from tests.providers.fiddler_kit import PACKAGE, artifact, fiddler, seed, spec
+from tests.providers.fiddler_kit import PACKAGE, Account, account, artifact, fiddler, fiddler_sandbox, seed, spec
 from tests.sandbox.kit import RunningSandbox
 
-
-@pytest_asyncio.fixture
-async def world() -> AsyncIterator[tuple[RunningSandbox, FiddlerClient]]:
-    async with fiddler() as made:
-        yield made
+__all__ = ["account", "fiddler_sandbox"]
 
 
-@pytest_asyncio.fixture
-async def sandbox(world: tuple[RunningSandbox, FiddlerClient]) -> RunningSandbox:
-    return world[0]
+@pytest.fixture
+def sandbox(account: Account) -> RunningSandbox:
+    return account.sandbox
 
 
-@pytest_asyncio.fixture
-async def client(world: tuple[RunningSandbox, FiddlerClient]) -> FiddlerClient:
-    return world[1]
+@pytest.fixture
+def client(account: Account) -> FiddlerClient:
+    return account.client
 
 
 async def awaited(client: FiddlerClient, deployment: Deployment, seconds: float = 20.0) -> Deployment:
