@@ -18,20 +18,19 @@ from prefect_modeldeploy.errors import (
 )
 from prefect_modeldeploy.providers.baseten import AutoscalingSettings, BasetenClient, LogQuery, MetricQuery
 from tests.providers.baseten_kit import baseten, client_of, make_truss, seeded, spec_of
-from tests.sandbox.kit import RunningSandbox, running_sandbox
+from tests.sandbox.kit import RunningSandbox
 
 
 @pytest_asyncio.fixture(scope="module")
-async def running() -> AsyncIterator[RunningSandbox]:
-    async with running_sandbox("baseten") as sandbox:
-        yield sandbox
+async def running() -> AsyncIterator[tuple[RunningSandbox, BasetenClient]]:
+    async with baseten() as both:
+        yield both
 
 
 @pytest_asyncio.fixture
-async def here(running: RunningSandbox) -> AsyncIterator[tuple[RunningSandbox, BasetenClient]]:
-    await running.control.reset()
-    async with client_of(running) as client:
-        yield running, client
+async def here(running: "Here") -> "Here":
+    await running[0].control.reset()
+    return running
 
 
 Here = tuple[RunningSandbox, BasetenClient]

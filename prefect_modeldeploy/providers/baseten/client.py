@@ -18,7 +18,7 @@ from prefect_modeldeploy.deployments import (
     DeploymentStatus,
     DeploymentUpdate,
 )
-from prefect_modeldeploy.errors import DeploymentFailed, InvalidInput, NotFound, WaitTimeout
+from prefect_modeldeploy.errors import InvalidInput, NotFound
 from prefect_modeldeploy.measurements import Window
 from prefect_modeldeploy.providers.base import ServingClient
 from prefect_modeldeploy.providers.baseten import metrics as measured
@@ -36,9 +36,8 @@ from prefect_modeldeploy.providers.baseten.requests import (
     PromoteOptions,
     checked,
 )
+from prefect_modeldeploy.providers.baseten.waiting import waiting
 from prefect_modeldeploy.providers.baseten.words import (
-    IN_PROGRESS,
-    NO_CAPACITY,
     PROVIDER,
     read_error,
     split_id,
@@ -93,37 +92,31 @@ class BasetenClient(ServingClient):
     ) -> None:
         template = check_inference_url(inference_url, allow_http=allow_http)
 
-        def transport(timeout: float) -> Transport:
-            return Transport(
-                PROVIDER,
-                base_url,
-                auth=SecretHeader(api_key, "Api-Key"),
-                secrets=[api_key],
-                policy=policy,
-                timeout=timeout,
-                read_error=read_error,
-                allow_http=allow_http,
-                logger=logger,
-            )
-
-        self._transports = (transport(30.0), transport(predict_timeout_seconds))
+        self._transport = Transport(
+            PROVIDER,
+            base_url,
+            auth=SecretHeader(api_key, "Api-Key"),
+            secrets=[api_key],
+            policy=policy,
+            read_error=read_error,
+            allow_http=allow_http,
+            logger=logger,
+        )
         self._visible, self._logger = visible_seconds, logger
         self._ids: dict[str, list[str]] = {}
-        self.management = ManagementApi(self._transports[0])
-        self.inference = InferenceApi(self._transports[1], template)
+        self.management = ManagementApi(self._transport)
+        self.inference = InferenceApi(self._transport, template, predict_timeout_seconds)
         self._promotions = Promotions(self.management, visible_seconds, logger)
         self._creation = Creation(self.management, visible_seconds, policy, logger, allow_http=allow_http)
 
     async def __aenter__(self) -> Self:
-        for transport in self._transports:
-            await transport.__aenter__()
+        await self._transport.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for transport in self._transports:
-            await transport.__aexit__(kind, error, traceback)
+        await self._transport.__aexit__(kind, error, traceback)
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -163,30 +156,13 @@ class BasetenClient(ServingClient):
             DeploymentFailed: One of them failed, found no capacity, or is not there.
             WaitTimeout: The deadline passed.
         """
-        started, interval, starting = time.monotonic(), 0.1, set[str]()
         models = list(dict.fromkeys(split_id(one)[0] for one in deployment_ids))
-        while True:
-            seen = {one.id: one for model_id in models for one in await self._of_model(model_id)}
-            waited = time.monotonic() - started
-            missing = [one for one in deployment_ids if one not in seen]
-            if missing and waited > self._visible:
-                raise DeploymentFailed(missing[0], "there is no such deployment")
-            for found in (seen[one] for one in deployment_ids if one in seen):
-                _check_alive(found, until, found.id in starting or waited > self._visible)
-                if found.provider_status in IN_PROGRESS:
-                    starting.add(found.id)
-            if not missing:
-                deployments = [seen[one] for one in deployment_ids]
-                yield deployments
-                if all(until(one) for one in deployments):
-                    return
-            if waited + interval > timeout_seconds:
-                states = {one: seen[one].status.value if one in seen else "not found" for one in deployment_ids}
-                raise WaitTimeout(
-                    f"after {timeout_seconds:g} s still {states}; raise timeout_seconds, or read the logs"
-                )
-            await anyio.sleep(interval)
-            interval = min(5.0, interval * 1.3)
+
+        async def look() -> dict[str, Deployment]:
+            return {one.id: one for model_id in models for one in await self._of_model(model_id)}
+
+        async for seen in waiting(look, deployment_ids, until, self._visible, timeout_seconds):
+            yield seen
 
     async def logs(self, deployment_id: str, *, tail: int = 100) -> list[str]:
         """Return the last lines of a deployment's log, oldest first: of its whole life, 7 days at most."""
@@ -443,15 +419,6 @@ class BasetenClient(ServingClient):
         except NotFound:
             return False
         return current is not None and current.id == own_id
-
-
-def _check_alive(found: Deployment, until: Callable[[Deployment], bool], was_starting: bool) -> None:
-    if until(found):
-        return
-    if found.status is DeploymentStatus.FAILED:
-        raise DeploymentFailed(found.id, found.reason or found.provider_status)
-    if found.status is DeploymentStatus.STOPPED and was_starting:
-        raise DeploymentFailed(found.id, NO_CAPACITY)
 
 
 def _check_merged(settings: AutoscalingSettings, now: Deployment) -> None:

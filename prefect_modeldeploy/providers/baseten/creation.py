@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 
 from prefect_modeldeploy.deployments import DeploymentSpec
-from prefect_modeldeploy.errors import Conflict, InvalidInput, NotFound, Problem
+from prefect_modeldeploy.errors import Conflict, InvalidInput, NotFound, Problem, ProviderError
 from prefect_modeldeploy.providers.baseten.answers import Model
 from prefect_modeldeploy.providers.baseten.api import ManagementApi
 from prefect_modeldeploy.providers.baseten.archive import Truss, pack, upload
@@ -72,11 +72,21 @@ class Creation:
         finally:
             truss.file.close()
 
+        tries = 0
+
         async def post() -> dict[str, Any]:
-            if model is None:
-                answer = await self._api.create_model(spec.model, payload, ticket.s3_key)
-            else:
-                answer = await self._api.create_deployment(model.id, payload, ticket.s3_key)
+            nonlocal tries
+            tries += 1
+            try:
+                if model is None:
+                    answer = await self._api.create_model(spec.model, payload, ticket.s3_key)
+                else:
+                    answer = await self._api.create_deployment(model.id, payload, ticket.s3_key)
+            except ProviderError as error:
+                # Refused at the second try: the first one may have worked, and shows only now.
+                if tries == 1 or error.effect_unknown or (found := await look()) is None:
+                    raise
+                return found
             return dict(answer["deployment"])
 
         async def look() -> dict[str, Any] | None:

@@ -7,6 +7,8 @@
 
 from typing import Any
 
+import httpx
+
 from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.providers.baseten.requests import AsyncRequest
 from prefect_modeldeploy.providers.baseten.words import quoted
@@ -45,12 +47,14 @@ class InferenceApi:
     """The operations of the inference host.
 
     Args:
-        transport: With the credentials and a timeout as long as a prediction may take.
+        transport: With the credentials.
         template: Address of a model, with `{model_id}` in it.
+        timeout_seconds: For one prediction, waking included.
     """
 
-    def __init__(self, transport: Transport, template: str) -> None:
+    def __init__(self, transport: Transport, template: str, timeout_seconds: float) -> None:
         self._transport, self._template = transport, template
+        self._timeout = httpx.Timeout(timeout_seconds, connect=min(timeout_seconds, 10.0))
 
     def url(self, model: str, target: str) -> str:
         """Where a deployment or environment answers; `/predict` follows."""
@@ -65,7 +69,8 @@ class InferenceApi:
             payload: Any JSON.
             path: `predict`, or `sync/<route>` for a custom server's own routes.
         """
-        return await self._transport.call("POST", f"{self.url(model, target)}/{path.lstrip('/')}", json=payload)
+        url = f"{self.url(model, target)}/{path.lstrip('/')}"
+        return await self._transport.call("POST", url, json=payload, timeout=self._timeout)
 
     async def async_predict(self, model: str, target: str, request: AsyncRequest) -> str:
         """Queue a request; returns its id."""
