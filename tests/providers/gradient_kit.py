@@ -27,10 +27,12 @@ async def gradient(
     *, speed: float = 0.0, settle_seconds: float = 1.0, **options: Any
 ) -> AsyncIterator[tuple[RunningSandbox, GradientClient]]:
     """A sandbox and a REST client."""
-    async with running_sandbox("gradient", speed=speed) as sandbox:
-        async with block(sandbox).get_client(policy=QUICK, settle_seconds=settle_seconds, **options) as client:
-            assert isinstance(client, GradientClient)
-            yield sandbox, client
+    async with (
+        running_sandbox("gradient", speed=speed) as sandbox,
+        block(sandbox).get_client(policy=QUICK, settle_seconds=settle_seconds, **options) as client,
+    ):
+        assert isinstance(client, GradientClient)
+        yield sandbox, client
 
 
 @asynccontextmanager
@@ -38,12 +40,12 @@ async def graph(
     *, speed: float = 0.0, settle_seconds: float = 1.0, **options: Any
 ) -> AsyncIterator[tuple[RunningSandbox, GradientGraphClient]]:
     """A sandbox and a GraphQL client."""
-    async with running_sandbox("gradient", speed=speed) as sandbox:
-        async with block(sandbox, "graphql").get_client(
-            policy=QUICK, settle_seconds=settle_seconds, **options
-        ) as client:
-            assert isinstance(client, GradientGraphClient)
-            yield sandbox, client
+    async with (
+        running_sandbox("gradient", speed=speed) as sandbox,
+        block(sandbox, "graphql").get_client(policy=QUICK, settle_seconds=settle_seconds, **options) as client,
+    ):
+        assert isinstance(client, GradientGraphClient)
+        yield sandbox, client
 
 
 def a_spec(name: str = "fraud", **fields: Any) -> DeploymentSpec:

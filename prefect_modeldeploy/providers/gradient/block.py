@@ -39,7 +39,7 @@ class GradientCredentials(ServingCredentials):
         ```python
         from prefect_modeldeploy.providers.gradient import GradientCredentials
 
-        gradient = GradientCredentials.load("BLOCK_gradient")
+        gradient = GradientCredentials.load("BLOCK_NAME")
         ```
     """
 

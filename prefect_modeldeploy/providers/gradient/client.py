@@ -334,11 +334,11 @@ class GradientBase(SeedOperations, ServingClient):
                     break
                 check(wanted, self._api.api, known=known)
                 await self._submit(stored, base, wanted)
-                overwritten = await self._overwritten(deployment_id, base, wanted)
+                ours, overwritten = await self._overwritten(deployment_id, base, wanted)
                 if overwritten is None or overwritten.data is None:
                     break
                 self._logger.warning("%s: %s was changed meanwhile; changing it again", self.provider, deployment_id)
-                base, known = overwritten, overwritten.data
+                base, known = ours, overwritten.data
             else:
                 raise Conflict(self.provider, f"update {deployment_id}", Problem("somebody else keeps changing it"))
         return await self.get(deployment_id)
@@ -355,17 +355,19 @@ class GradientBase(SeedOperations, ServingClient):
             logger=self._logger,
         )
 
-    async def _overwritten(self, deployment_id: str, base: SpecVersion | None, wanted: Config) -> SpecVersion | None:
-        """The version of somebody else that ours has replaced without having seen it."""
+    async def _overwritten(
+        self, deployment_id: str, base: SpecVersion | None, wanted: Config
+    ) -> tuple[SpecVersion | None, SpecVersion | None]:
+        """Our version, and that of somebody else which ours has replaced without having seen it."""
         versions = await self._api.versions(deployment_id, first=5)
-        if not versions or not specs.holds(versions[0].data, wanted):
-            return None
+        if base is None or not versions or not specs.holds(versions[0].data, wanted):
+            return None, None
         for version in versions[1:]:
-            if base is None or version.id == base.id:
-                return None
+            if version.id == base.id:
+                break
             if not specs.holds(version.data, wanted):
-                return version
-        return None
+                return versions[0], version
+        return versions[0], None
 
     async def _stable(self, source: Stored, environment: str) -> Stored | None:
         """The deployment of the source's model in that environment; the source itself comes first."""
