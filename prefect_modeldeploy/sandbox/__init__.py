@@ -33,8 +33,9 @@ What it gets (see `emulator.py`; `tests/sandbox/toy.py` is the smallest example)
 Faults of requests (status, Retry-After, lost answers, resets, delays), the journal of requests and the state file need
 nothing from you. Everything in `self.world` must be JSON. Keep large uploads out of it (keep length and digest).
 
-Tests: `tests/sandbox/kit.py` (`running_sandbox("scale")`), `tests/sandbox/storm.py` (chaos), `tests/contract/venvs.py`
-(the vendor's own client) and `tests/contract/recordings.py`. No product module imports this package.
+Tests: `tests/sandbox/kit.py` (`running_sandbox("scale")`; one a session and `control.reset()` for each test is fast),
+`storm.py` (chaos), `fuzz.py` (never a 5xx), `tests/contract/venvs.py` (the vendor's own client) and `recordings.py`;
+`tests/providers/*scale*` and `tests/contract/test_scale.py` use them all. No product module imports this package.
 """
 
 from prefect_modeldeploy.sandbox.client import SandboxControl
