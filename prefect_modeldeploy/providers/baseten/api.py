@@ -216,6 +216,10 @@ class ManagementApi:
             Metrics, await self._get(_env(model, name, "/metrics"), query.sent() if query else {}), "answer"
         )
 
+    async def environment_startups(self, model: str, name: str, query: StartupQuery) -> dict[str, Any]:
+        """Cold starts of an environment's deployments."""
+        return await self._get(_env(model, name, "/startups"), query.sent())
+
     # --- creating --------------------------------------------------------------------------------------------------
 
     async def prepare_upload(
@@ -275,12 +279,30 @@ class ManagementApi:
         """Regions that a team may deploy to: `slug`, `display_name`."""
         return list((await self._get(f"/v1/teams/{quoted(team)}/regions")).get("regions", []))
 
+    async def environment_groups(self) -> list[dict[str, Any]]:
+        """Names of environments over all models, and who may manage them."""
+        return await self._items("/v1/environment_groups", {})
+
+    async def restrict_environment(self, name: str, user_ids: list[str] | None) -> dict[str, Any]:
+        """Let only these users manage the environments of that name; None lifts the restriction."""
+        access: dict[str, Any] = {"is_restricted": user_ids is not None}
+        access |= {"user_ids": user_ids} if user_ids is not None else {}
+        return await self._patch(f"/v1/environment_groups/{quoted(name)}", {"manage_access": access})
+
     async def audit_logs(self, model: str | None = None, **filters: Any) -> list[dict[str, Any]]:
         """Who did what, the newest first; all pages, up to 1,000 entries."""
         path = f"/v1/models/{quoted(model)}/audit_logs" if model else "/v1/audit_logs"
+        return await self._items(path, filters)
+
+    # --- plumbing --------------------------------------------------------------------------------------------------
+
+    async def _items(self, path: str, filters: dict[str, Any]) -> list[dict[str, Any]]:
+        """All pages of a list, up to 1,000 entries; a cursor that does not move ends it."""
         items: list[dict[str, Any]] = []
+        seen: set[str | None] = set()
         cursor: str | None = None
-        while len(items) < _MOST_ITEMS:
+        while len(items) < _MOST_ITEMS and cursor not in seen:
+            seen.add(cursor)
             page = await self._get(path, {**filters, "cursor": cursor})
             items += page.get("items", [])
             pagination = page.get("pagination") or {}
@@ -288,8 +310,6 @@ class ManagementApi:
             if not pagination.get("has_more") or not cursor:
                 break
         return items[:_MOST_ITEMS]
-
-    # --- plumbing --------------------------------------------------------------------------------------------------
 
     async def _signal(self, model: str, name: str, what: str) -> bool:
         return bool((await self._post(_env(model, name, f"/{what}"))).get("success"))
