@@ -79,11 +79,11 @@ class Models:
 
     async def _create(self, request: Request) -> Response:
         body = await self._emulator.body(request, bodies.NewModel)
-        if not body.name.strip() or "/" in body.name:
+        if not body.name.strip() or body.name in (".", "..") or "/" in body.name or len(body.name) > 700:
             raise Refusal(400, "The display name is not allowed.", "InvalidDisplayName", displayName=body.name)
         for one in self._world["models"].values():
             if (one["name"], one["folder"]) == (body.name, body.parentFolderRid):
-                taken = {"parentFolderRid": body.parentFolderRid, "resourceName": body.name}
+                taken = {"parentFolderRid": body.parentFolderRid, "displayName": body.name}
                 raise Refusal(409, "The name is taken.", "ResourceNameAlreadyExists", **taken)
         return JSONResponse({"rid": self.make(body.name, body.parentFolderRid)["rid"]})
 
@@ -159,7 +159,7 @@ class Models:
 
     def _save_function(self, model: Record, function: Record, body: bodies.NewFunction) -> Response:
         if not body.apiName.strip():
-            raise Refusal(400, "The API name is not allowed.", "InvalidFunctionApiName", functionApiName=body.apiName)
+            raise Refusal(400, "The API name is not allowed.", "InvalidFunctionApiName", apiName=body.apiName)
         function |= {"apiName": body.apiName, "isRowWise": body.isRowWise, "number": function["number"] + 1}
         function["ontologyBinding"] = body.ontologyBinding
         self._world["functions"][model["rid"]] = function
