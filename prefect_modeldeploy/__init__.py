@@ -22,7 +22,12 @@ if TYPE_CHECKING:
     from prefect_modeldeploy.flows import roll_back as roll_back
     from prefect_modeldeploy.flows import scale_to_zero as scale_to_zero
     from prefect_modeldeploy.flows import wake_up as wake_up
+    from prefect_modeldeploy.providers import BasetenCredentials as BasetenCredentials
+    from prefect_modeldeploy.providers import FiddlerCredentials as FiddlerCredentials
+    from prefect_modeldeploy.providers import FoundryCredentials as FoundryCredentials
+    from prefect_modeldeploy.providers import GradientCredentials as GradientCredentials
     from prefect_modeldeploy.providers import LocalServing as LocalServing
+    from prefect_modeldeploy.providers import ScaleCredentials as ScaleCredentials
     from prefect_modeldeploy.rollout import CanaryPlan as CanaryPlan
     from prefect_modeldeploy.rollout import JudgePlan as JudgePlan
     from prefect_modeldeploy.rollout import RolloutRecord as RolloutRecord
@@ -42,7 +47,14 @@ _HOMES = {
     ),
     "errors": ("ModelDeployError",),
     "flows": ("Approval", "canary_rollout", "promote_to_production", "roll_back", "scale_to_zero", "wake_up"),
-    "providers": ("LocalServing",),
+    "providers": (
+        "BasetenCredentials",
+        "FiddlerCredentials",
+        "FoundryCredentials",
+        "GradientCredentials",
+        "LocalServing",
+        "ScaleCredentials",
+    ),
     "rollout": ("CanaryPlan", "JudgePlan", "RolloutRecord"),
     "target": ("DeploymentTarget",),
 }

@@ -16,6 +16,8 @@ from prefect_modeldeploy.tasks.deployments import (
     acreate_deployment,
     adelete_deployment,
     aget_deployment,
+    apromote_deployment,
+    aroll_back_deployment,
     ascale_deployment_to_zero,
     astart_deployment,
     awake_deployment,
@@ -45,7 +47,7 @@ class ApprovalAnswer(RunInput):
 class Effects:
     """Performs effects on one target."""
 
-    def __init__(self, target: DeploymentTarget, approval: Approval | None) -> None:
+    def __init__(self, target: DeploymentTarget, approval: Approval | None = None) -> None:
         self._target, self._approval = target, approval
 
     async def __call__(self, effect: Effect, record: RolloutRecord) -> RolloutRecord:
@@ -66,7 +68,7 @@ class Effects:
         return finish(record.model_copy(update={"canary": created.id}), Effect.DEPLOY, _now())
 
     async def _wait_ready(self, record: RolloutRecord) -> None:
-        await _bring_up(self._target, record.canary, record.plan.ready_timeout_seconds)
+        await bring_up(self._target, record.canary, record.plan.ready_timeout_seconds)
 
     async def _attach(self, record: RolloutRecord) -> None:
         if record.stable is not None:
@@ -101,8 +103,9 @@ class Effects:
             return None
         return await aobserve_traffic(self._target, record)
 
-    async def _promote(self, record: RolloutRecord) -> None:
+    async def _promote(self, record: RolloutRecord) -> RolloutRecord:
         await aset_arms(self._target, {"stable": (record.canary, 100.0)}, expected_epoch=record.epoch)
+        return finish(record, Effect.PROMOTE, _now())
 
     async def _retire_former(self, record: RolloutRecord) -> None:
         if record.stable is not None and record.stable != record.canary:
@@ -134,7 +137,39 @@ class Effects:
         return ended.model_copy(update={"report": str(path)})
 
 
-async def _bring_up(target: DeploymentTarget, deployment_id: str, timeout_seconds: float) -> Deployment:
+class NativeEffects(Effects):
+    """As above, where the provider itself moves the traffic: no endpoint of ours is involved.
+
+    Until its own promotion has ended, the provider leaves the former version in place; so there is nothing to restore.
+    """
+
+    async def _claim(self, record: RolloutRecord) -> RolloutRecord:
+        return finish(record, Effect.CLAIM, _now())
+
+    async def _nothing(self, record: RolloutRecord) -> None:
+        """Ours to do only behind a router of ours."""
+
+    _attach = _fill = _restore = _detach = _nothing
+
+    async def _promote(self, record: RolloutRecord) -> RolloutRecord:
+        return await self._served(record, await apromote_deployment(self._target, record.canary))
+
+    async def _served(self, record: RolloutRecord, serving: Deployment) -> RolloutRecord:
+        await bring_up(self._target, serving.id, record.plan.ready_timeout_seconds)
+        return finish(record.model_copy(update={"serving": serving.id}), Effect.PROMOTE, _now())
+
+
+class NativeReturn(NativeEffects):
+    """The provider's own way back: it knows what served before."""
+
+    async def _wait_ready(self, record: RolloutRecord) -> None:
+        """The provider brings the former version up itself."""
+
+    async def _promote(self, record: RolloutRecord) -> RolloutRecord:
+        return await self._served(record, await aroll_back_deployment(self._target, record.canary))
+
+
+async def bring_up(target: DeploymentTarget, deployment_id: str, timeout_seconds: float) -> Deployment:
     deployment = await aget_deployment(target, deployment_id)
     match deployment.status:
         case DeploymentStatus.SCALED_TO_ZERO:

@@ -8,7 +8,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from prefect_modeldeploy.deployments import Deployment, DeploymentSpec
-from prefect_modeldeploy.errors import InvalidInput, NotFound, RolloutInProgress
+from prefect_modeldeploy.errors import InvalidInput, NotFound, RolloutError, RolloutInProgress
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Approval, Effects
 from prefect_modeldeploy.flows._identity import who_started
@@ -41,7 +41,18 @@ async def run_rollout(
 ) -> RolloutRecord:
     """Roll `candidate` out by `plan`, or go on with the open rollout of the same candidate."""
     target = await DeploymentTarget.resolve(target)
-    record = await _open_record(target, _id_of(candidate)) or await _new_record(target, candidate, plan, kind, note)
+    endpoint = await current_endpoint(target)
+    if endpoint is None and kind != "promotion":
+        raise InvalidInput(
+            "target.endpoint",
+            target.endpoint,
+            "serves nothing yet, so there is nothing to compare with: "
+            "put the first version there with promote_to_production",
+        )
+    record = await open_record(target, _id_of(candidate), endpoint)
+    if record is None:
+        stable = await _stable_of(target, endpoint) if endpoint else None
+        record = await new_record(target, candidate, plan, stable, kind=kind, note=note)
     return final(await drive(record, Effects(target, approval), target.credentials.logger))
 
 
@@ -49,41 +60,59 @@ def final(record: RolloutRecord) -> RolloutRecord:
     """What a flow returns: to its caller the record, to the UI a state that is named after the outcome.
 
     Prefect unwraps a returned state for the caller, hence the type.
+
+    Raises:
+        RolloutError: A roll-back could not be done; what served before it serves still.
     """
+    if record.kind == "roll_back" and record.outcome != "promoted":
+        raise RolloutError(f"{record.endpoint} was not rolled back, what served serves still: {record.reason}")
     name = (record.outcome or "ended").replace("_", " ").title().replace(" ", "")
     return cast(RolloutRecord, Completed(name=name, message=record.reason or None, data=record))
 
 
-async def _open_record(target: DeploymentTarget, candidate: str) -> RolloutRecord | None:
-    """The endpoint's open record, taken over by this run; None if there is nothing to go on with."""
+async def open_record(target: DeploymentTarget, candidate: str, endpoint: Endpoint | None) -> RolloutRecord | None:
+    """The target's open record, taken over by this run; None if there is nothing to go on with.
+
+    Raises:
+        RolloutInProgress: Something else is being rolled out.
+    """
     record = await _journal.load(target.endpoint)
-    endpoint = await current_endpoint(target)
+    if record is None or record.phase is Phase.ENDED:
+        return None
     # A record whose epoch is not the endpoint's belongs to a rollout that somebody took over from, or to another node.
-    if record is None or record.phase is Phase.ENDED or endpoint is None or endpoint.epoch != record.epoch:
+    if record.mode == "swap" and (endpoint is None or endpoint.epoch != record.epoch):
         return None
     if record.candidate != candidate:
         raise RolloutInProgress(
             f"{target.endpoint} has an open rollout of {record.candidate} (at {record.phase}, started by "
             f"{record.who.name}): let it end, run it again to go on with it, or roll_back first"
         )
-    claim = await aclaim_endpoint(target)
     target.credentials.logger.warning("going on with the rollout of %s, at %s", candidate, record.phase)
-    return record.model_copy(update={"epoch": claim.epoch})
+    if record.mode == "native":
+        return record
+    return record.model_copy(update={"epoch": (await aclaim_endpoint(target)).epoch})
 
 
-async def _new_record(
-    target: DeploymentTarget, candidate: str | DeploymentSpec, plan: CanaryPlan, kind: Kind, note: str
+async def new_record(
+    target: DeploymentTarget,
+    candidate: str | DeploymentSpec,
+    plan: CanaryPlan,
+    stable: Deployment | None,
+    *,
+    kind: Kind,
+    mode: Literal["swap", "native"] = "swap",
+    note: str = "",
 ) -> RolloutRecord:
+    """A record to begin with. Raises InvalidInput if the candidate serves already, NotFound if there is none."""
     spec = candidate if isinstance(candidate, DeploymentSpec) else None
-    canary = None if spec else await aget_deployment(target, str(candidate))
-    endpoint = await current_endpoint(target)
-    stable = await _stable_of(target, endpoint, kind)
     name = _id_of(candidate)
     if stable is not None and stable.id == name:
         raise InvalidInput("candidate", name, f"it is what {target.endpoint} serves already")
+    version = spec.version if spec else (await aget_deployment(target, name)).version
     return RolloutRecord(
         id=str(flow_run.id or uuid4()),
         kind=kind,
+        mode=mode,
         provider=target.credentials.client_class.provider,
         model=target.model,
         endpoint=target.endpoint,
@@ -95,7 +124,7 @@ async def _new_record(
         stable=stable.id if stable else None,
         canary=name,
         stable_version=stable.version if stable else None,
-        canary_version=spec.version if spec else canary.version if canary else None,
+        canary_version=version,
         started_at=datetime.now(UTC),
     )
 
@@ -109,16 +138,7 @@ async def current_endpoint(target: DeploymentTarget) -> Endpoint | None:
             return None
 
 
-async def _stable_of(target: DeploymentTarget, endpoint: Endpoint | None, kind: Kind) -> Deployment | None:
-    if endpoint is None:
-        if kind == "promotion":
-            return None
-        raise InvalidInput(
-            "target.endpoint",
-            target.endpoint,
-            "serves nothing yet, so there is nothing to compare with: "
-            "put the first version there with promote_to_production",
-        )
+async def _stable_of(target: DeploymentTarget, endpoint: Endpoint) -> Deployment:
     stable = next((arm for arm in endpoint.arms if arm.name == "stable"), endpoint.arms[0])
     return await aget_deployment(target, stable.upstream)
 

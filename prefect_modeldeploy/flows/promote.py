@@ -4,9 +4,10 @@ from typing import Literal
 
 from prefect import flow
 
-from prefect_modeldeploy.deployments import Capability, DeploymentSpec
-from prefect_modeldeploy.errors import UnsupportedOperation
+from prefect_modeldeploy.deployments import DeploymentSpec
+from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.flows._effects import Approval
+from prefect_modeldeploy.flows._native import promote_natively
 from prefect_modeldeploy.flows._start import run_name, run_rollout
 from prefect_modeldeploy.rollout import CanaryPlan, RolloutRecord
 from prefect_modeldeploy.target import DeploymentTarget
@@ -41,8 +42,8 @@ async def promote_to_production(
     """
     target = await DeploymentTarget.resolve(target)
     if mode == "native":
-        raise UnsupportedOperation(
-            target.credentials.client_class.provider, Capability.PROMOTE, "use mode='swap', which needs only a gateway"
-        )
+        if bake_seconds:
+            raise InvalidInput("bake_seconds", bake_seconds, "watching needs a router of ours: use mode='swap', or 0")
+        return await promote_natively(target, candidate, approval, note)
     plan = CanaryPlan(steps=(), bake_seconds=bake_seconds)
     return await run_rollout(target, candidate, plan, kind="promotion", approval=approval, note=note)

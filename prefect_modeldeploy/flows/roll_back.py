@@ -2,9 +2,11 @@
 
 from prefect import flow
 
+from prefect_modeldeploy.deployments import Capability
 from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Effects
+from prefect_modeldeploy.flows._native import promote_natively, roll_back_natively
 from prefect_modeldeploy.flows._start import current_endpoint, final, run_name, run_rollout
 from prefect_modeldeploy.rollout import CanaryPlan, RolloutRecord, abort, in_flight, reopened
 from prefect_modeldeploy.target import DeploymentTarget
@@ -29,9 +31,12 @@ async def roll_back(target: DeploymentTarget | str, to: str | None = None, note:
 
     Raises:
         InvalidInput: Nobody knows a former version; name one.
+        RolloutError: The former version cannot serve; what served before serves still.
     """
     target = await DeploymentTarget.resolve(target)
     last = await _journal.load(target.endpoint)
+    if last.mode == "native" if last else not target.credentials.can(Capability.TRAFFIC):
+        return await (promote_natively(target, to, None, note) if to else roll_back_natively(target, note))
     endpoint = await current_endpoint(target)
     current = reopened(last) if last and endpoint and endpoint.epoch == last.epoch else None
     if current and in_flight(current) and to in (None, current.stable):

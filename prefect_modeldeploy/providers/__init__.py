@@ -1,8 +1,23 @@
-"""One file per serving system: its block, and its API in our words."""
+"""One file, or one small package, per serving system: its block, and its API in our words."""
 
+from prefect_modeldeploy.providers.baseten import BasetenCredentials
+from prefect_modeldeploy.providers.fiddler import FiddlerCredentials
+from prefect_modeldeploy.providers.foundry import FoundryCredentials
+from prefect_modeldeploy.providers.gradient import GradientCredentials
 from prefect_modeldeploy.providers.local import LocalServing
+from prefect_modeldeploy.providers.scale import ScaleCredentials
 
-Credentials = LocalServing
+Credentials = (
+    LocalServing | BasetenCredentials | FiddlerCredentials | FoundryCredentials | GradientCredentials | ScaleCredentials
+)
 """Every provider's block: what a Deployment Target can hold."""
 
-__all__ = ["Credentials", "LocalServing"]
+__all__ = [
+    "BasetenCredentials",
+    "Credentials",
+    "FiddlerCredentials",
+    "FoundryCredentials",
+    "GradientCredentials",
+    "LocalServing",
+    "ScaleCredentials",
+]

@@ -84,16 +84,20 @@ class ServingClient(ABC):
         raise self._lacks(Capability.METRICS)
 
     async def promote(self, deployment_id: str, *, environment: str) -> Deployment:
-        """Make a deployment the one that serves `environment`, in the provider's own way."""
+        """Make a deployment the one that serves `environment`, in the provider's own way.
+
+        Doing it again changes nothing. Returns what serves then, maybe not ready yet: it can be a copy, or a stable
+        deployment that got the new version, with another id.
+        """
         raise self._lacks(Capability.PROMOTE)
 
     async def roll_back(self, deployment_id: str, *, environment: str) -> Deployment:
-        """Undo a promotion, in the provider's own way."""
+        """Undo the promotion of what serves `environment` now, in the provider's own way; returns what serves then."""
         raise self._lacks(Capability.ROLL_BACK)
 
     def router(self) -> TrafficRouter:
         """Return the provider's own control over who gets which share of the requests."""
-        raise self._lacks(Capability.TRAFFIC)
+        raise self._lacks(Capability.TRAFFIC, "promote with mode='native', in the provider's own way")
 
     @classmethod
     def can(cls, capability: Capability) -> bool:

@@ -73,6 +73,9 @@ class RolloutRecord(BaseModel):
     schema_version: int = 1
     id: str
     kind: Literal["canary", "promotion", "roll_back"] = "canary"
+    mode: Literal["swap", "native"] = Field(
+        "swap", description="Who moves the traffic: a router of ours, or the provider."
+    )
     provider: str
     model: str
     endpoint: str
@@ -83,6 +86,7 @@ class RolloutRecord(BaseModel):
     spec: DeploymentSpec | None = Field(None, description="Set when the rollout creates the canary itself.")
     stable: str | None = Field(None, description="Deployment that served before; None if there was none.")
     canary: str = Field(description="Deployment that is rolled out; the spec's name until it is created.")
+    serving: str | None = Field(None, description="What serves after a native promotion; it can be a copy.")
     stable_version: str | None = None
     canary_version: str | None = None
     started_at: datetime

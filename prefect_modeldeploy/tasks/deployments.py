@@ -162,6 +162,36 @@ async def _aget_logs(target: DeploymentTarget | str, deployment_id: str, tail: i
         return await client.logs(deployment_id, tail=tail)
 
 
+async def _apromote_deployment(target: DeploymentTarget | str, deployment_id: str) -> Deployment:
+    """Make a deployment the one that serves the target's environment, in the provider's own way.
+
+    Args:
+        target: Block, or name of a saved one.
+        deployment_id: Which one.
+
+    Returns:
+        What serves then, maybe not ready yet; it can be another one, such as a copy.
+    """
+    target = await DeploymentTarget.resolve(target)
+    async with client_of(target) as client:
+        return await client.promote(deployment_id, environment=target.environment)
+
+
+async def _aroll_back_deployment(target: DeploymentTarget | str, deployment_id: str) -> Deployment:
+    """Undo the last promotion to the target's environment, in the provider's own way.
+
+    Args:
+        target: Block, or name of a saved one.
+        deployment_id: The one that serves now. If it does not any more, nothing changes.
+
+    Returns:
+        What serves then.
+    """
+    target = await DeploymentTarget.resolve(target)
+    async with client_of(target) as client:
+        return await client.roll_back(deployment_id, environment=target.environment)
+
+
 create_deployment, acreate_deployment = pair(_acreate_deployment)
 get_deployment, aget_deployment = pair(_aget_deployment)
 list_deployments, alist_deployments = pair(_alist_deployments)
@@ -174,3 +204,5 @@ scale_deployment_to_zero, ascale_deployment_to_zero = pair(_ascale_deployment_to
 delete_deployment, adelete_deployment = pair(_adelete_deployment)
 predict, apredict = pair(_apredict)
 get_logs, aget_logs = pair(_aget_logs)
+promote_deployment, apromote_deployment = pair(_apromote_deployment)
+roll_back_deployment, aroll_back_deployment = pair(_aroll_back_deployment)

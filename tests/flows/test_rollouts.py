@@ -8,8 +8,9 @@ import pytest
 from prefect.variables import Variable
 
 from prefect_modeldeploy import CanaryPlan, JudgePlan, canary_rollout, promote_to_production, roll_back
-from prefect_modeldeploy.errors import InvalidInput, RolloutInProgress, StaleEpoch, UnsupportedOperation
+from prefect_modeldeploy.errors import InvalidInput, RolloutError, RolloutInProgress, StaleEpoch, UnsupportedOperation
 from prefect_modeldeploy.rollout import Phase, RolloutRecord
+from prefect_modeldeploy.target import client_of
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks.traffic import aclaim_endpoint
 from tests.conftest import eventually
@@ -110,6 +111,14 @@ async def test_a_promotion_can_be_rolled_back_and_forth(site: Site) -> None:
     back = await roll_back(site.target, note="it was wrong")
     assert (back.kind, back.canary, back.why) == ("roll_back", f"{model}-1", "it was wrong")
     assert await site.arms() == {"stable": (f"{model}-1", 100.0)}
+
+
+async def test_a_roll_back_that_cannot_be_done_is_an_error_and_changes_nothing(site: Site) -> None:
+    async with client_of(site.target) as client:
+        await client.create(site.spec("0", "missing"))
+    with pytest.raises(RolloutError, match="was not rolled back"):
+        await roll_back(site.target, to=f"{site.target.model}-0")
+    assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
 
 
 async def test_nobody_knows_a_former_version(site: Site) -> None:

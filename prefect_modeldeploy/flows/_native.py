@@ -1,0 +1,53 @@
+"""Promotion and roll-back in the provider's own way, for targets that have no router of ours in front."""
+
+from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentSpec
+from prefect_modeldeploy.errors import InvalidInput, UnsupportedOperation
+from prefect_modeldeploy.flows._driver import drive
+from prefect_modeldeploy.flows._effects import Approval, NativeEffects, NativeReturn
+from prefect_modeldeploy.flows._start import final, new_record, open_record
+from prefect_modeldeploy.rollout import CanaryPlan, RolloutRecord
+from prefect_modeldeploy.target import DeploymentTarget
+from prefect_modeldeploy.tasks import _journal
+from prefect_modeldeploy.tasks.deployments import alist_deployments
+
+# A promotion whose end is not known may have made the candidate production: nothing is ever deleted for it.
+PLAN = CanaryPlan(steps=(), former="keep", failed_canary="keep")
+
+
+async def promote_natively(
+    target: DeploymentTarget, candidate: str | DeploymentSpec, approval: Approval | None, note: str
+) -> RolloutRecord:
+    """Let the provider promote the candidate, and wait until what serves then is ready."""
+    _demand(target, Capability.PROMOTE)
+    record = await open_record(target, candidate if isinstance(candidate, str) else candidate.name, None)
+    if record is None:
+        stable = await _holder(target)
+        record = await new_record(target, candidate, PLAN, stable, kind="promotion", mode="native", note=note)
+    return final(await drive(record, NativeEffects(target, approval), target.credentials.logger))
+
+
+async def roll_back_natively(target: DeploymentTarget, note: str) -> RolloutRecord:
+    """Let the provider undo its last promotion, and wait until what serves then is ready."""
+    _demand(target, Capability.ROLL_BACK)
+    last = await _journal.load(target.endpoint)
+    serving = last.serving if last and last.outcome == "promoted" else None
+    holder = await _holder(target)
+    serving = serving or (holder.id if holder else None)
+    if serving is None:
+        raise InvalidInput("target.environment", target.environment, f"nothing of {target.model} serves there")
+    record = await open_record(target, serving, None)
+    if record is None:
+        record = await new_record(target, serving, PLAN, None, kind="roll_back", mode="native", note=note)
+    return final(await drive(record, NativeReturn(target), target.credentials.logger))
+
+
+async def _holder(target: DeploymentTarget) -> Deployment | None:
+    """What serves the environment now, if the provider says so."""
+    found = [d for d in await alist_deployments(target) if d.environment == target.environment]
+    return next((d for d in found if d.ready), found[0] if found else None)
+
+
+def _demand(target: DeploymentTarget, capability: Capability) -> None:
+    client = target.credentials.client_class
+    if not client.can(capability):
+        raise UnsupportedOperation(client.provider, capability, "use mode='swap', which needs a gateway in front")
