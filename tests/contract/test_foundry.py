@@ -208,7 +208,7 @@ answer({
     }
     assert answers["preview"][1] == "ApiFeaturePreviewUsageOnly"
     assert answers["threads"][2] == {"maxThreadCount": 256, "providedThreadCount": 100000}
-    assert answers["input"][2]["errorType"] == {"type": "unknownInputName", "inputName": "nope"}
+    assert answers["input"][2]["errorType"] == "input_name='nope' type='unknownInputName'", "its own type, as text"
 
 
 async def test_every_state_is_one_that_it_knows(stack: Foundry) -> None:

@@ -55,6 +55,13 @@ def test_a_block_that_cannot_work_is_refused_by_name(fields: dict[str, Any], fie
         FoundryCredentials(**{"base_url": "https://stack.example", **fields})
 
 
+def test_a_refused_block_does_not_show_its_secrets() -> None:
+    for fields in ({"token": "planted", "client_id": "i"}, {"token": "planted\n"}, {"client_secret": "planted"}):
+        with pytest.raises(ValidationError) as caught:
+            FoundryCredentials(base_url="https://x", **fields)  # type: ignore[arg-type]
+        assert "planted" not in str(caught.value) + repr(caught.value)
+
+
 def test_plain_http_is_for_loopback_unless_it_is_allowed() -> None:
     for fields in ({"base_url": "http://127.0.0.1:1"}, {"base_url": "http://stack.example", "allow_http": True}):
         assert FoundryCredentials(token="t", **fields)  # type: ignore[arg-type]

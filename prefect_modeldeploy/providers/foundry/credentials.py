@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import ClassVar, Self
 
 import httpx
-from pydantic import Field, SecretStr, model_validator
+from pydantic import ConfigDict, Field, SecretStr, model_validator
 
 from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.providers.base import ServingClient, ServingCredentials
@@ -44,6 +44,9 @@ class FoundryCredentials(ServingCredentials):
     _logo_url = "https://cdn.sanity.io/images/3ugk85nk/production/c6f20e556dd16effda9df16551feecfb5822092b-48x48.png"  # type: ignore[assignment]
     _documentation_url = "https://github.com/prefect-modeldeploy/prefect-modeldeploy/blob/main/prefect_modeldeploy/docs/providers/foundry.md"  # type: ignore[assignment]
     _description = "Live deployments of models on Palantir Foundry, with a token or OAuth2 client credentials."
+
+    # pydantic shows the input in its errors, and the token is part of it.
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     client_class: ClassVar[type[ServingClient]] = FoundryClient
 
