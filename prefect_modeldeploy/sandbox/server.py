@@ -134,7 +134,7 @@ def _listen(port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(("127.0.0.1", port))
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         listener.close()
         raise InvalidInput("port", port, f"cannot listen on it ({error}); choose another with --port") from error
     return listener
