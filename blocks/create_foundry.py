@@ -18,6 +18,8 @@ import asyncio
 import os
 import sys
 
+from pydantic import ValidationError
+
 from prefect_modeldeploy.errors import ModelDeployError
 from prefect_modeldeploy.providers.foundry import FoundryCredentials
 
@@ -42,8 +44,15 @@ async def main() -> None:
     print(f"saved foundry-credentials/{name}; {len(found)} live deployments of {model}")
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Do it; whatever goes wrong is one line."""
     try:
         asyncio.run(main())
-    except (ModelDeployError, ValueError) as error:
+    except ValidationError as error:
+        sys.exit(f"foundry: {error.errors()[0]['msg'].removeprefix('Value error, ')}")
+    except ModelDeployError as error:
         sys.exit(str(error) if str(error).startswith("foundry: ") else f"foundry: {error}")
+
+
+if __name__ == "__main__":
+    run()
