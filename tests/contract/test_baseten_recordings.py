@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from pydantic import SecretStr
 
 from prefect_modeldeploy.errors import ProviderError
 from prefect_modeldeploy.providers.baseten import (
@@ -117,7 +118,7 @@ MANAGEMENT: dict[str, Call] = {
     "post_models_environments_deactivate": lambda c: c.management.deactivate_environment(M, E),
     "get_secrets": lambda c: c.management.secrets(),
     "get_teams_secrets": lambda c: c.management.secrets("t0001"),
-    "post_secrets": lambda c: c.management.put_secret("hf", "v"),
+    "post_secrets": lambda c: c.management.put_secret("hf", SecretStr("v")),
     "delete_secrets": lambda c: c.management.delete_secret("hf"),
     "get_instance_types": lambda c: c.management.instance_types(),
     "get_instance_type_prices": lambda c: c.management.instance_type_prices(),

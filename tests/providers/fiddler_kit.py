@@ -20,8 +20,8 @@ PACKAGE = "class Model:\n    def predict(self, rows):\n        return rows\n\n\n
 def credentials(sandbox: RunningSandbox, **fields: Any) -> FiddlerCredentials:
     """The block for a sandbox, as a user would fill it in."""
     told = sandbox["fiddler"]
-    fields = {"project": told["seed"]["project_name"], "organization": told["organization"], **fields}
-    return FiddlerCredentials(base_url=told["base_url"], token=told["token"], **fields)
+    known = {"project": told["seed"]["project_name"], "organization": told["organization"], "token": told["token"]}
+    return FiddlerCredentials(base_url=told["base_url"], **{**known, **fields})
 
 
 @asynccontextmanager

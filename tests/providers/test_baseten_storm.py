@@ -1,4 +1,4 @@
-"""A fifth of all requests goes wrong: every operation still ends in the right state, nothing exists twice or is left."""
+"""A fifth of all requests goes wrong: every operation still ends in the right state, nothing is there twice or left."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path

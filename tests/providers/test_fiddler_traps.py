@@ -142,11 +142,18 @@ def test_an_unknown_word_is_kept() -> None:
     assert (found.status, found.word, found.ready) == (DeploymentStatus.UNKNOWN, "ACTIVE, job PAUSED", False)
 
 
+@pytest.mark.parametrize("deployment", [{}, {"active": "maybe"}, {"active": None}, {"active": 1}])
+async def test_a_deployment_whose_state_cannot_be_read_is_not_ready(account: Account, deployment: Any) -> None:
+    await account.control.fault(method="GET", path=DEPLOYMENT, kind="status", status=200, body=envelope(deployment))
+    seen = await account.client.get(account.seeded)
+    assert (seen.status, seen.ready) == (DeploymentStatus.UNKNOWN, False)
+
+
 def test_the_table_of_states_is_total() -> None:
-    for active in (True, False, None):
+    for active, there in ((True, True), (False, True), (None, False)):
         for status in JobStatus:
             for doing in ("deploy", "start", "stop", "change", None):
-                found = condition(active, Job(status=status), doing)  # type: ignore[arg-type]
+                found = condition(active, Job(status=status), doing, there=there)  # type: ignore[arg-type]
                 assert found.status is not DeploymentStatus.UNKNOWN
                 assert found.status is not DeploymentStatus.SCALED_TO_ZERO
                 assert found.ready == (active is True and status is JobStatus.SUCCESS)
@@ -178,12 +185,10 @@ async def test_a_version_that_is_shown_late_is_not_created_again(account: Accoun
 
 async def test_the_same_create_twice_at_once_makes_one(account: Account, tmp_path: Path) -> None:
     wanted = spec(artifact(tmp_path))
-    made = await asyncio.gather(*(account.client.create(wanted) for _ in range(4)), return_exceptions=True)
-    ids = {one.id for one in made if not isinstance(one, BaseException)}
-    assert len(ids) == 1
-    assert all(isinstance(one, ProviderError) for one in made if isinstance(one, BaseException))
-    assert (await account.client.create(wanted)).id in ids
+    made = await asyncio.gather(*(account.client.create(wanted) for _ in range(4)))
+    assert len({one.id for one in made}) == 1
     assert await account.versions() == ["v1", "v2"]
+    assert len(await account.control.table("fiddler", "deployments")) == 2
 
 
 async def test_a_process_that_died_between_deploying_and_noting_leaves_a_job_to_wait_for(

@@ -180,6 +180,19 @@ async def test_healthy_belongs_to_one_spec_version() -> None:
         assert (await client.get(made.id)).ready
 
 
+async def test_the_former_version_that_is_still_shown_does_not_make_the_new_one_ready() -> None:
+    async with gradient(settle_seconds=5) as (sandbox, client):
+        made = await client.create(a_spec())
+        assert made.ready
+        await sandbox.control.fate(match="fraud", outcome="late", reads=3)
+        updated = await client.update(made.id, DeploymentUpdate(source="registry.example/fraud:2", version="2"))
+        assert updated.version == "2"
+        await sandbox.control.fate(match="fraud", outcome="late", reads=10_000)
+        client._upserts._settle = 0.1
+        unseen = await client.update(made.id, DeploymentUpdate(source="registry.example/fraud:3", version="3"))
+        assert (unseen.version, unseen.ready) == ("3", False)
+
+
 async def test_a_pod_that_cannot_start_fails_the_wait_after_the_grace() -> None:
     async with gradient(grace_seconds=0) as (sandbox, client):
         await sandbox.control.fate(match="fraud", outcome="fail", stage="applied", reason="image not found")

@@ -7,6 +7,8 @@ those that start something new (create, promote, retry) may not.
 
 from typing import Any
 
+from pydantic import SecretStr
+
 from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.providers.baseten.answers import (
     Environment,
@@ -255,9 +257,10 @@ class ManagementApi:
         """Names of the secrets; their values are never told."""
         return list((await self._get(_team("/secrets", team))).get("secrets", []))
 
-    async def put_secret(self, name: str, value: str, team: str | None = None) -> dict[str, Any]:
+    async def put_secret(self, name: str, value: SecretStr, team: str | None = None) -> dict[str, Any]:
         """Create or replace a secret. Baseten takes `a_b` and `a-b` for the same name."""
-        return await self._post(_team("/secrets", team), {"name": name, "value": value}, idempotent=True)
+        body = {"name": _name("name", name), "value": value.get_secret_value()}
+        return await self._post(_team("/secrets", team), body, idempotent=True)
 
     async def delete_secret(self, name: str, team: str | None = None) -> dict[str, Any]:
         """Delete a secret."""

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import anyio
 import yaml
+from pydantic import SecretStr
 
 from prefect_modeldeploy.deployments import DeploymentSpec, Resources
 from prefect_modeldeploy.errors import InvalidInput, Problem, ProviderError
@@ -198,5 +199,8 @@ async def upload(truss: Truss, ticket: UploadTicket, policy: RetryPolicy | None,
         base = f"https://{ticket.s3_bucket}.s3.{region}.amazonaws.com"
     headers = sign_put(f"{base}{path}", truss.digest, region, key, secret, ticket.creds.get("aws_session_token"))
     headers["content-length"] = str(truss.bytes)
-    async with Transport("baseten's S3", base, policy=policy, timeout=600.0, allow_http=allow_http) as transport:
+    secrets = [SecretStr(value) for value in ticket.creds.values()]
+    async with Transport(
+        "baseten's S3", base, secrets=secrets, policy=policy, timeout=600.0, allow_http=allow_http
+    ) as transport:
         await transport.send("PUT", path, content=_Stream(truss.file), headers=headers)

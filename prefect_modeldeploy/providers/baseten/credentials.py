@@ -33,7 +33,7 @@ class BasetenCredentials(ServingCredentials):
         ```python
         from prefect_modeldeploy.providers.baseten import BasetenCredentials
 
-        baseten = BasetenCredentials.load("BLOCK_baseten")
+        baseten = BasetenCredentials.load("BLOCK_NAME")
         async with baseten.get_client() as client:
             deployments = await client.find(model="my-model")
         ```
@@ -64,7 +64,7 @@ class BasetenCredentials(ServingCredentials):
     @classmethod
     def _some_key(cls, api_key: SecretStr) -> SecretStr:
         value = api_key.get_secret_value()
-        if not value or value != value.strip() or not value.isprintable() or not value.isascii():
+        if not value or not value.isascii() or not value.isprintable() or " " in value:
             raise ValueError("must be a key without blanks, as Baseten's settings page shows it")
         return api_key
 
