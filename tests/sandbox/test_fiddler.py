@@ -284,7 +284,7 @@ async def assert_answered(sandbox: RunningSandbox, request: tuple[Any, ...]) -> 
 SETTINGS: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
-@settings(max_examples=60, **SETTINGS)
+@settings(max_examples=25, **SETTINGS)
 @given(request_=requests)
 async def test_no_request_gets_a_5xx_or_something_else_than_json(
     running: RunningSandbox, request_: tuple[Any, ...]
@@ -294,7 +294,7 @@ async def test_no_request_gets_a_5xx_or_something_else_than_json(
 
 @pytest.mark.chaos
 @pytest.mark.timeout(580)
-@settings(max_examples=2000, **SETTINGS)
+@settings(max_examples=1500, **SETTINGS)
 @given(request_=requests)
 async def test_no_request_of_thousands_gets_a_5xx(running: RunningSandbox, request_: tuple[Any, ...]) -> None:
     await assert_answered(running, request_)

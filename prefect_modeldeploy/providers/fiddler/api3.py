@@ -99,6 +99,13 @@ class Api3:
         rules = {"name": name, "project_id": await self.project_id(), "version": version}
         return [Model.read(item) for item in await self._pages("/v3/models", rules)]
 
+    async def newest(self, name: str) -> Model | None:
+        """The newest version of a model, with all its fields; None when there is none."""
+        rules = _filter({"name": name, "project_id": await self.project_id()})
+        params = {**rules, "limit": 1, "ordering": "-created_at"}
+        items = data_of(await self._transport.call("GET", "/v3/models", params=params)).get("items") or []
+        return await self.model(str(items[0]["id"])) if items else None
+
     async def model(self, id: str) -> Model:
         """One model version. Raises NotFound."""
         return Model.read(await self._get(f"/v3/models/{quoted(id)}"))

@@ -15,6 +15,7 @@ Fiddler has no word for the state of a deployment: it follows from `active` and 
 | none yet     | PENDING, STARTED, RETRY                     | BUILDING | no    | no                  |
 | any          | FAILURE, REVOKED                            | FAILED   | no    | no                  |
 | any          | any other word                              | UNKNOWN  | no    | no                  |
+| not readable | any but FAILURE, REVOKED                    | UNKNOWN  | no    | no                  |
 
 `active=false` is STOPPED, not SCALED_TO_ZERO: no request wakes it. REVOKED is a failure, although the official client
 takes it for success.
@@ -44,24 +45,27 @@ class Condition:
         return self.status is DeploymentStatus.READY
 
 
-def condition(active: bool | None, job: Job | None, doing: Doing | None = None) -> Condition:
+def condition(active: bool | None, job: Job | None, doing: Doing | None = None, *, there: bool = True) -> Condition:
     """Look the state up.
 
     Args:
-        active: Of the deployment; None when there is none yet.
+        active: Of the deployment; None when it cannot be read.
         job: The last job, if one is known.
         doing: What that job is for, if we know.
+        there: False when there is no deployment yet.
     """
-    word = {None: "NOT DEPLOYED", True: "ACTIVE", False: "INACTIVE"}[active]
+    word = {None: "?", True: "ACTIVE", False: "INACTIVE"}[active] if there else "NOT DEPLOYED"
     if job is not None:
         word = f"{word}, job {job.status}"
         if job.failed:
             return Condition(DeploymentStatus.FAILED, word, job.reason)
-        if job.running:
+        if job.running and (active is not None or not there):
             return Condition(_running(active, doing), word)
         if job.status != JobStatus.SUCCESS:
             return Condition(DeploymentStatus.UNKNOWN, word)
-    at_rest = {None: DeploymentStatus.PENDING, True: DeploymentStatus.READY, False: DeploymentStatus.STOPPED}
+    if not there:
+        return Condition(DeploymentStatus.PENDING, word)
+    at_rest = {None: DeploymentStatus.UNKNOWN, True: DeploymentStatus.READY, False: DeploymentStatus.STOPPED}
     return Condition(at_rest[active], word)
 
 

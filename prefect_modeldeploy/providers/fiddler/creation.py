@@ -40,10 +40,26 @@ async def create(client: "FiddlerClient", plan: Plan) -> Deployment:
     try:
         await client.api.note(model, started)
         return await _deploy(client, id, plan, replace=deployed)
+    except Conflict:
+        return await _deployed_by_another(client, id, plan)
     except ProviderError as error:
-        if made and not error.effect_unknown and not may_retry(error, repeatable=True):
+        hopeless = not error.effect_unknown and not may_retry(error, repeatable=True)
+        if made and hopeless and await deployment_or_none(client.api, id) is None:
             await client.api.delete_model(id)
         raise
+
+
+async def _deployed_by_another(client: "FiddlerClient", id: str, plan: Plan) -> Deployment:
+    """The same spec was being created elsewhere: wait until that one has noted its job."""
+    with anyio.move_on_after(APPEARS_SECONDS):
+        while True:
+            notes = read_notes((await client.v3.model(id)).description)
+            if notes.spec != plan.digest:
+                break
+            if notes.job:
+                return await client.get(id)
+            await anyio.sleep(0.1)
+    raise _taken(plan)
 
 
 async def deploy_once(
@@ -158,8 +174,7 @@ async def _fields(api: Api3, plan: Plan) -> dict[str, Any]:
     """What `Model.create` sends: the fields given, else those of the newest version, as the vendor's `duplicate`."""
     given = plan.options.model_fields_set_by_user()
     project_id = await api.project_id()
-    versions = [await api.model(str(one.id)) for one in await api.models(plan.spec.model)]
-    newest = max(versions, key=lambda one: one.created_at.timestamp() if one.created_at else 0.0, default=None)
+    newest = await api.newest(plan.spec.model)
     if newest is not None:
         copied = {name: (newest.model_extra or {}).get(name, getattr(newest, name, None)) for name in MODEL_FIELDS}
         copied["description"] = user_text(newest.description) or None

@@ -33,7 +33,7 @@ class FiddlerCredentials(ServingCredentials):
         ```python
         from prefect_modeldeploy.providers.fiddler import FiddlerCredentials
 
-        fiddler = FiddlerCredentials.load("BLOCK_fiddler")
+        fiddler = FiddlerCredentials.load("BLOCK_NAME")
         ```
     """
 

@@ -20,7 +20,9 @@ def view(
         notes: Ours.
     """
     doing = notes.doing if job is not None and notes.job == job.id else None
-    found = condition(deployment.active if deployment else None, job, doing)
+    told = deployment is not None and "active" in deployment.model_fields_set
+    active = deployment.active if deployment is not None and told else None
+    found = condition(active, job, doing, there=deployment is not None)
     there = deployment or ModelDeployment()
     pods = there.replicas or 0
     raw = {"model": model, "deployment": deployment, "job": job}
@@ -37,8 +39,8 @@ def view(
         ready=found.ready,
         replicas=Replicas(
             ready=pods if found.ready else 0,
-            running=pods if deployment and deployment.active else 0,
-            desired=pods if deployment and deployment.active else 0,
+            running=pods if active else 0,
+            desired=pods if active else 0,
         ),
         autoscaling=Autoscaling(min_replicas=pods, max_replicas=pods) if pods > 0 else None,
         resources=_resources(there),

@@ -24,6 +24,10 @@ def _time(value: Any) -> datetime | None:
         return None
 
 
+def _flag(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
 def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
@@ -33,6 +37,10 @@ Time = Annotated[datetime | None, BeforeValidator(_time)]
 
 Text = Annotated[str | None, BeforeValidator(_text)]
 """An id may be an int (v2), an UUID (v3), or (in the vendor's own example) an UUID that is not hexadecimal."""
+
+
+Flag = Annotated[bool | None, BeforeValidator(_flag)]
+"""True, false, or None for anything else: an unreadable flag must not count as true."""
 
 
 class ArtifactType(StrEnum):
@@ -124,7 +132,7 @@ class ModelDeployment(Answer):
     model_name: str | None = None
     artifact_type: str | None = Field(None, description="SURROGATE or PYTHON_PACKAGE.")
     deployment_type: str | None = Field(None, description="BASE_CONTAINER or MANUAL.")
-    active: bool = Field(True, description="Whether it has pods. The vendor's default: true.")
+    active: Flag = Field(True, description="Whether it has pods. The vendor's default: true; unreadable: None.")
     image_uri: str | None = Field(None, description="Docker image of the runtime.")
     replicas: int | None = Field(None, description="Pods.")
     cpu: int | None = Field(None, description="Milli-CPU reserved per replica.")
