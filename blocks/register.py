@@ -5,9 +5,12 @@
 The same as `prefect block register -m prefect_modeldeploy`. Doing it again updates them.
 """
 
-from prefect_modeldeploy import DeploymentTarget, LocalServing
+from typing import get_args
 
-BLOCKS = (LocalServing, DeploymentTarget)
+from prefect_modeldeploy import DeploymentTarget
+from prefect_modeldeploy.providers import Credentials
+
+BLOCKS = (*get_args(Credentials), DeploymentTarget)
 
 if __name__ == "__main__":
     for block in BLOCKS:

@@ -21,6 +21,8 @@ app = App(
 )
 node = App(name="node", help="The serving node of this machine: model processes behind a proxy.")
 app.command(node)
+sandbox = App(name="sandbox", help="Emulators of the hosted serving APIs, for tests without an account.")
+app.command(sandbox)
 
 Home = Annotated[Path | None, Parameter(help="Directory of the node. Default: MODELDEPLOY_HOME, else ~/.modeldeploy.")]
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON object as the last line.")]
@@ -62,11 +64,31 @@ def node_stop(*, home: Home = None) -> None:
 @node.command(name="status")
 def node_status(*, home: Home = None, json: Json = False) -> None:
     """Show the node, its deployments and endpoints. Exit code 3 when no node runs."""
-    overview = asyncio.run(_overview(home))
+    from prefect_modeldeploy.local.autostart import node_overview
+
+    overview = asyncio.run(node_overview(home))
     if overview is None:
         _errors.print("no node runs; start it with: modeldeploy node start")
         sys.exit(3)
     _print_json(overview) if json else _print_overview(overview)
+
+
+@sandbox.command(name="start")
+def sandbox_start(
+    *,
+    port: Annotated[
+        int, Parameter(help="Port of the control API; the vendors get the ports after it. 0: free ones.")
+    ] = 0,
+    providers: Annotated[str, Parameter(help="Names with commas between, such as baseten,scale. Default: all.")] = "",
+    ready_file: Annotated[Path | None, Parameter(help="Gets one JSON object when all of them are ready.")] = None,
+    speed: Annotated[float, Parameter(help="How fast time passes for deployments; 0: everything is instant.")] = 1.0,
+    state: Annotated[Path | None, Parameter(help="File that keeps the state over restarts. Default: memory.")] = None,
+) -> None:
+    """Run the emulators in the foreground, on loopback; Ctrl-C stops them."""
+    from prefect_modeldeploy.sandbox.server import run
+
+    names = [name.strip() for name in providers.split(",") if name.strip()] or None
+    sys.exit(run(port, names, ready_file, speed, state))
 
 
 @app.command
@@ -83,24 +105,6 @@ def deployments_path() -> None:
     package = Path(__file__).parent
     packaged, checkout = package / "prefect.yaml", package.parent / "flows" / "prefect.yaml"
     sys.stdout.write(f"{packaged if packaged.exists() else checkout}\n")
-
-
-async def _overview(directory: Path | None) -> dict[str, Any] | None:
-    from prefect_modeldeploy.local.autostart import find_node
-    from prefect_modeldeploy.local.client import NodeClient
-    from prefect_modeldeploy.local.home import Home as NodeHome
-
-    home = NodeHome(directory)
-    info = await find_node(home)
-    if info is None:
-        return None
-    async with NodeClient(info.control_url, home.token()) as client:
-        return {
-            "control_url": info.control_url,
-            **await client.status(),
-            "deployments": [d.model_dump(mode="json", exclude={"raw"}) for d in await client.list_deployments()],
-            "endpoints": [e.model_dump(mode="json") for e in await client.list_endpoints()],
-        }
 
 
 def _print_overview(overview: dict[str, Any]) -> None:

@@ -17,7 +17,9 @@ def modeldeploy(*arguments: str, home: Path | None = None) -> subprocess.Complet
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=60)
 
 
-@pytest.mark.parametrize("command", [[], ["node"], ["node", "start"], ["node", "status"], ["node", "stop"], ["demo"]])
+@pytest.mark.parametrize(
+    "command", [[], ["node"], ["node", "start"], ["node", "status"], ["node", "stop"], ["sandbox", "start"], ["demo"]]
+)
 def test_every_command_explains_itself(command: list[str]) -> None:
     done = modeldeploy(*command, "--help")
     assert done.returncode == 0

@@ -2,12 +2,16 @@
 
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
 
 import prefect_modeldeploy
-from prefect_modeldeploy import DeploymentTarget, LocalServing
+from prefect_modeldeploy import DeploymentTarget
+from prefect_modeldeploy.providers import Credentials
+
+BLOCKS = (*get_args(Credentials), DeploymentTarget)
 
 
 def test_every_public_name_can_be_imported() -> None:
@@ -17,7 +21,7 @@ def test_every_public_name_can_be_imported() -> None:
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="prefect_modeldeploy.*nothing"):
+    with pytest.raises(AttributeError, match=r"prefect_modeldeploy.*nothing"):
         prefect_modeldeploy.nothing  # noqa: B018
 
 
@@ -29,7 +33,7 @@ def test_the_node_and_the_command_line_start_without_prefect(module: str) -> Non
 
 
 @pytest.mark.usefixtures("prefect_server")
-@pytest.mark.parametrize("block", [LocalServing, DeploymentTarget])
+@pytest.mark.parametrize("block", BLOCKS)
 class TestBlocks(BlockStandardTestSuite):
     """Prefect's own standard for blocks."""
 

@@ -101,12 +101,17 @@ async def stop_node(home: Home | Path | str | None = None, *, timeout_seconds: f
 
 
 async def node_overview(home: Home | Path | str | None = None) -> dict[str, Any] | None:
-    """The status of the running node of a home; None if there is none."""
+    """The running node of a home with all its deployments and endpoints; None if there is none."""
     place = _home(home)
     if (info := await find_node(place)) is None:
         return None
     async with NodeClient(info.control_url, place.token()) as client:
-        return {"control_url": info.control_url, **await client.status()}
+        return {
+            "control_url": info.control_url,
+            **await client.status(),
+            "deployments": [d.model_dump(mode="json", exclude={"raw"}) for d in await client.list_deployments()],
+            "endpoints": [e.model_dump(mode="json") for e in await client.list_endpoints()],
+        }
 
 
 def _lives(pid: int) -> bool:

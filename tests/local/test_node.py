@@ -112,7 +112,7 @@ async def test_the_overview_shows_what_is_there(node: RunningNode) -> None:
     overview = await node_overview(node.home)
     assert overview is not None
     assert overview["gateway_healthy"] is True
-    assert overview["deployments"]["n-overview"] == "READY"
+    assert {d["id"]: d["status"] for d in overview["deployments"]}["n-overview"] == "READY"
 
 
 def test_the_node_imports_nothing_heavy() -> None:
