@@ -189,6 +189,18 @@ async def test_a_deployment_that_never_answers_is_never_ready(account: Account) 
             pass
 
 
+async def test_a_deployment_that_hangs_does_not_hold_a_wait(account: Account) -> None:
+    made = await account.deploy()
+    await account.control.fault(kind="delay", seconds=40, times=None, method="POST", path="*/execute")
+
+    async def waiting() -> None:
+        async for _ in account.client.wait([made.id], lambda d: d.ready, timeout_seconds=1):
+            pass
+
+    with pytest.raises(WaitTimeout):
+        await asyncio.wait_for(waiting(), 20)
+
+
 async def test_any_answer_of_the_model_shows_that_it_is_up(account: Account) -> None:
     made = await account.deploy()
     await account.control.fault(kind="status", status=422, body={"detail": "no prompt"}, path="*/execute")

@@ -15,7 +15,6 @@ from prefect_modeldeploy.errors import Conflict, InvalidInput, NotFound, Problem
 from prefect_modeldeploy.providers.base import ServingClient
 from prefect_modeldeploy.providers.scale.catalog import Groups, Models, Templates, usage
 from prefect_modeldeploy.providers.scale.schemas import (
-    CONFIGURATIONS,
     Deleted,
     DeploymentPatch,
     ScaleDeployment,
@@ -25,7 +24,6 @@ from prefect_modeldeploy.providers.scale.schemas import (
 )
 from prefect_modeldeploy.providers.scale.servers import Servers
 from prefect_modeldeploy.providers.scale.translate import (
-    MARK,
     digest,
     mark_of,
     options_of,
@@ -34,6 +32,8 @@ from prefect_modeldeploy.providers.scale.translate import (
     split_id,
     to_deployment,
     to_request,
+    whole_configuration,
+    whole_metadata,
     workers,
 )
 from prefect_modeldeploy.providers.scale.waiting import Patience
@@ -118,7 +118,7 @@ class ScaleClient(ServingClient):
 
         It may be listed late. `model` is not needed: the ids name the models, of which a new version has its own.
         """
-        patience = Patience(self, deployment_ids)
+        patience = Patience(self, deployment_ids, timeout_seconds)
         async for seen in patience.wait(deployment_ids, until, model=model, timeout_seconds=timeout_seconds):
             yield seen
 
@@ -188,8 +188,8 @@ class ScaleClient(ServingClient):
             labels = given(version=update.version, environment=update.environment)
             changed = {**named, **workers(update.autoscaling), **size(update.resources, vendor)}
             return {
-                **_configuration(now, changed),
-                **_metadata(now, metadata, labels),
+                **whole_configuration(now, changed),
+                **whole_metadata(now, metadata, labels),
                 **given(model_creation_parameters=parameters),
             }
 
@@ -200,7 +200,7 @@ class ScaleClient(ServingClient):
 
         def changes(now: ScaleDeployment) -> dict[str, Any]:
             awake = {"woken_min_workers": None} if autoscaling.min_replicas else {}
-            return {**_configuration(now, workers(autoscaling)), **_metadata(now, {}, awake)}
+            return {**whole_configuration(now, workers(autoscaling)), **whole_metadata(now, {}, awake)}
 
         return await self._patch(deployment_id, changes)
 
@@ -213,7 +213,10 @@ class ScaleClient(ServingClient):
         def changes(now: ScaleDeployment) -> dict[str, Any]:
             least = int((now.vendor_configuration or {}).get("min_workers") or 0)
             kept = mark_of(now).get("woken_min_workers", least)
-            return {**_configuration(now, {"min_workers": 0}), **_metadata(now, {}, {"woken_min_workers": kept})}
+            return {
+                **whole_configuration(now, {"min_workers": 0}),
+                **whole_metadata(now, {}, {"woken_min_workers": kept}),
+            }
 
         return await self._patch(deployment_id, changes)
 
@@ -225,7 +228,7 @@ class ScaleClient(ServingClient):
             least = max(1, former if isinstance(former, int) else 1)
             most = int((now.vendor_configuration or {}).get("max_workers") or 0)
             changed = {"min_workers": least, **({} if most >= least else {"max_workers": least})}
-            return {**_configuration(now, changed), **_metadata(now, {}, {"woken_min_workers": None})}
+            return {**whole_configuration(now, changed), **whole_metadata(now, {}, {"woken_min_workers": None})}
 
         return await self._patch(deployment_id, changes)
 
@@ -376,26 +379,3 @@ class ScaleClient(ServingClient):
         servers = await self.servers.find()
         addressed = [one for one in servers if environment in (one.model_server_id, one.alias)]
         return next((one for one in [*addressed, *servers] if one in addressed or one.name == name), None)
-
-
-def _configuration(now: ScaleDeployment, changed: Mapping[str, Any]) -> dict[str, Any]:
-    """The whole vendor configuration with the changes, or nothing when nothing changes."""
-    if not changed:
-        return {}
-    current = {name: value for name, value in (now.vendor_configuration or {}).items() if value is not None}
-    whole = {"vendor": "LAUNCH", **current, **changed}
-    known = CONFIGURATIONS.get(str(whole["vendor"]))
-    if known is not None:
-        checked(known, "vendor_configuration", {name: whole[name] for name in whole if name in known.model_fields})
-    least, most = whole.get("min_workers"), whole.get("max_workers")
-    if isinstance(least, int) and isinstance(most, int) and least > most:
-        raise InvalidInput("autoscaling.min_replicas", least, f"is above max_replicas={most}; raise that too")
-    return {"vendor_configuration": whole}
-
-
-def _metadata(now: ScaleDeployment, changed: Mapping[str, Any], marks: Mapping[str, Any]) -> dict[str, Any]:
-    """The whole metadata with the changes; a mark of None is removed. Nothing when nothing changes."""
-    if not changed and not marks:
-        return {}
-    mark = {name: value for name, value in {**mark_of(now), **marks}.items() if value is not None}
-    return {"deployment_metadata": {**(now.deployment_metadata or {}), **changed, MARK: mark}}

@@ -244,3 +244,26 @@ def to_request(spec: DeploymentSpec, account_id: str | None, call: str) -> NewDe
 def digest(spec: DeploymentSpec) -> str:
     """Tells whether a deployment was created from this very spec."""
     return hashlib.sha256(json.dumps(spec.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def whole_configuration(now: ScaleDeployment, changed: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole vendor configuration with the changes, or nothing when nothing changes."""
+    if not changed:
+        return {}
+    current = {name: value for name, value in (now.vendor_configuration or {}).items() if value is not None}
+    whole = {"vendor": "LAUNCH", **current, **changed}
+    known = CONFIGURATIONS.get(str(whole["vendor"]))
+    if known is not None:
+        checked(known, "vendor_configuration", {name: whole[name] for name in whole if name in known.model_fields})
+    least, most = whole.get("min_workers"), whole.get("max_workers")
+    if isinstance(least, int) and isinstance(most, int) and least > most:
+        raise InvalidInput("autoscaling.min_replicas", least, f"is above max_replicas={most}; raise that too")
+    return {"vendor_configuration": whole}
+
+
+def whole_metadata(now: ScaleDeployment, changed: Mapping[str, Any], marks: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole metadata with the changes; a mark of None is removed. Nothing when nothing changes."""
+    if not changed and not marks:
+        return {}
+    mark = {name: value for name, value in {**mark_of(now), **marks}.items() if value is not None}
+    return {"deployment_metadata": {**(now.deployment_metadata or {}), **changed, MARK: mark}}

@@ -7,12 +7,17 @@ import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING, ClassVar
 
+import anyio
+
 from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentStatus
 from prefect_modeldeploy.errors import NotFound, ProviderError, ProviderUnavailable, RateLimited
 from prefect_modeldeploy.providers.base import ServingClient
 
 if TYPE_CHECKING:
     from prefect_modeldeploy.providers.scale.client import ScaleClient
+
+PROBE_SECONDS = 35.0
+"""How long a deployment may take to answer: the vendor's gateway was seen to give up after 30 s."""
 
 APPEAR_SECONDS = 30.0
 """How long a deployment may be missing from the list before that means that there is none."""
@@ -24,11 +29,12 @@ class Patience(ServingClient):
     provider: ClassVar[str] = "scale"
     capabilities: ClassVar[frozenset[Capability]] = frozenset({Capability.LIST})
 
-    def __init__(self, client: "ScaleClient", deployment_ids: Collection[str]) -> None:
+    def __init__(self, client: "ScaleClient", deployment_ids: Collection[str], timeout_seconds: float) -> None:
         self._client, self._ids = client, list(deployment_ids)
         self._models = list(dict.fromkeys(one.partition("/")[0] for one in self._ids))
         self._answered, self._listed = set[str](), set[str]()
         self._late_until = time.monotonic() + APPEAR_SECONDS
+        self._deadline = time.monotonic() + timeout_seconds
 
     async def get(self, deployment_id: str) -> Deployment:
         """Return one deployment."""
@@ -42,7 +48,13 @@ class Patience(ServingClient):
         for late in set(self._ids) - self._listed:
             if time.monotonic() < self._late_until:
                 found[late] = _not_listed_yet(late)
-        return [await self._asked(one) for one in found.values()]
+        async with anyio.create_task_group() as asking:
+            for one in list(found.values()):
+                asking.start_soon(self._ask, one, found)
+        return list(found.values())
+
+    async def _ask(self, deployment: Deployment, found: dict[str, Deployment]) -> None:
+        found[deployment.id] = await self._asked(deployment)
 
     async def _asked(self, deployment: Deployment) -> Deployment:
         if deployment.status is not DeploymentStatus.READY:
@@ -57,9 +69,13 @@ class Patience(ServingClient):
         return deployment.model_copy(update={"ready": False, "reason": reason})
 
     async def _answers(self, deployment_id: str) -> bool:
-        """Any answer of the model counts, also that it does not like the request."""
+        """Any answer of the model counts, also that it does not like the request; a late one does not."""
+        left = min(PROBE_SECONDS, self._deadline - time.monotonic())
         try:
-            await self._client.predict(deployment_id, self._client.probe)
+            with anyio.fail_after(max(0.1, left)):
+                await self._client.predict(deployment_id, self._client.probe)
+        except TimeoutError:
+            return False
         except (ProviderUnavailable, RateLimited, NotFound):
             return False
         except ProviderError as error:
