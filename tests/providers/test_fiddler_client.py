@@ -14,6 +14,7 @@ from prefect_modeldeploy.deployments import (
 )
 from prefect_modeldeploy.errors import Conflict, DeploymentFailed, InvalidInput, NotFound, UnsupportedOperation
 from prefect_modeldeploy.providers.fiddler import DeploymentParams, FiddlerClient
+from prefect_modeldeploy.providers.fiddler.notes import read_notes
 from tests.providers.fiddler_kit import PACKAGE, Account, account, artifact, fiddler, fiddler_sandbox, seed, spec
 from tests.sandbox.kit import RunningSandbox
 
@@ -194,7 +195,7 @@ async def test_promote_starts_it_and_gives_it_the_role_and_roll_back_gives_it_ba
 ) -> None:
     first = seed(sandbox)
     assert (await client.promote(first, environment="production")).environment == "production"
-    second = (await client.create(spec(artifact(tmp_path), environment="staging"))).id
+    second = (await client.create(spec(artifact(tmp_path)))).id
     await client.stop(second)
 
     async def roles() -> dict[str, str | None]:
@@ -214,11 +215,37 @@ async def test_promote_starts_it_and_gives_it_the_role_and_roll_back_gives_it_ba
 async def test_only_what_has_a_role_and_a_former_one_can_be_rolled_back(
     sandbox: RunningSandbox, client: FiddlerClient
 ) -> None:
-    with pytest.raises(InvalidInput, match="no version of the model does"):
+    with pytest.raises(InvalidInput, match="no version of churn has the role"):
         await client.roll_back(seed(sandbox), environment="production")
     await client.promote(seed(sandbox), environment="production")
     with pytest.raises(InvalidInput, match="is the first one"):
         await client.roll_back(seed(sandbox), environment="production")
+
+
+async def test_what_does_not_have_the_role_any_more_is_not_rolled_back(
+    sandbox: RunningSandbox, client: FiddlerClient, tmp_path: Path
+) -> None:
+    ids = [seed(sandbox)] + [
+        (await client.create(spec(artifact(tmp_path), version=version))).id for version in ("v2", "v3")
+    ]
+    for id in ids:
+        await client.promote(id, environment="production")
+    assert (await client.roll_back(ids[1], environment="production")).id == ids[2]
+    assert (await client.roll_back(ids[2], environment="production")).id == ids[1]
+    assert (await client.roll_back(ids[1], environment="production")).id == ids[0], "twice goes back by two"
+
+
+async def test_of_two_claims_that_a_killed_promotion_left_the_later_one_counts(
+    sandbox: RunningSandbox, client: FiddlerClient, tmp_path: Path
+) -> None:
+    second = (await client.create(spec(artifact(tmp_path)))).id
+    await client.promote(seed(sandbox), environment="production")
+    first = await client.v3.model(seed(sandbox))
+    await client.promote(second, environment="production")
+    await client.v3.note(await client.v3.model(seed(sandbox)), read_notes(first.description))
+    roles = {d.id: d.environment for d in await client.find(model="churn")}
+    assert roles == {seed(sandbox): None, second: "production"}
+    assert (await client.roll_back(second, environment="production")).id == seed(sandbox)
 
 
 async def test_a_version_that_does_not_start_is_not_promoted(sandbox: RunningSandbox, client: FiddlerClient) -> None:

@@ -102,7 +102,7 @@ class FiddlerClient(ServingClient):
         else:
             versions = await self.api.models(model)
             found = await _all_of([lambda one=one: self._look_if_there(one) for one in versions])  # type: ignore[misc]
-        return [deployment for deployment in found if deployment is not None]
+        return promotion.without_older_claims([one for one in found if one is not None])
 
     async def _look_if_there(self, model: Model) -> Deployment | None:
         try:

@@ -36,7 +36,7 @@ async def create(client: "FiddlerClient", plan: Plan) -> Deployment:
     if notes.job and notes.spec == plan.digest:
         return await client.get(id)
     # A deployment without a noted job is what a killed process left: it is deployed again, to have a job to wait for.
-    started = Notes(name=plan.spec.name, spec=plan.digest, environment=plan.spec.environment, made=notes.made)
+    started = Notes(name=plan.spec.name, spec=plan.digest, made=notes.made)
     try:
         await client.api.note(model, started)
         return await _deploy(client, id, plan, replace=deployed)
@@ -185,7 +185,7 @@ async def _fields(api: Api3, plan: Plan) -> dict[str, Any]:
             raise InvalidInput(f"options.{name}", None, f"{plan.spec.model} has no version to copy it from: give it")
     if project_id is None:
         raise InvalidInput("project", None, f"{plan.spec.model} is new: set the project on the credentials block")
-    ours = Notes(name=plan.spec.name, spec=plan.digest, environment=plan.spec.environment, made=True)
+    ours = Notes(name=plan.spec.name, spec=plan.digest, made=True)
     return {
         "input_type": "structured",
         "task": "not_set",

@@ -28,19 +28,18 @@ async def promote(client: "FiddlerClient", id: str, environment: str) -> Deploym
 
 
 async def roll_back(client: "FiddlerClient", id: str, environment: str) -> Deployment:
-    """Give the role back to the former version. Doing it again changes nothing.
+    """Give the role back to the former version, and return it. When another one has the role by now, that one is kept.
 
     Raises:
-        InvalidInput: The deployment does not have the role, or nothing had it before.
+        InvalidInput: No version has the role, or nothing had it before.
     """
     api = client.needs_v3("roll back")
     model = await api.model(id)
-    former, holder = read_notes(model.description).former, await _holder(api, model, environment)
-    if holder is not None and former is not None and str(holder.id) == former:
-        return await client.get(former)
-    if holder is None or str(holder.id) != id:
-        serves = f"{holder.id} ({holder.version}) does" if holder else "no version of the model does"
-        raise InvalidInput("deployment_id", id, f"does not have the role {environment}; {serves}")
+    holder, former = await _holder(api, model, environment), read_notes(model.description).former
+    if holder is None:
+        raise InvalidInput("deployment_id", id, f"no version of {model.name} has the role {environment}")
+    if str(holder.id) != id:
+        return await client.get(str(holder.id))
     if former is None:
         raise InvalidInput(
             "deployment_id", id, f"is the first one that had the role {environment}; promote another one"
@@ -78,3 +77,15 @@ async def _hand_over(api: Api3, holder: Model | None, to: str, environment: str,
 
 def _changed(model: Model, news: dict[str, str | None]) -> Notes:
     return read_notes(model.description).model_copy(update=news)
+
+
+def without_older_claims(found: list[Deployment]) -> list[Deployment]:
+    """The deployments, with a role only at the version of a model that took it last."""
+    latest: dict[tuple[str, ...], tuple[str, str]] = {}
+    for one in found:
+        model = one.raw.get("model") or {}
+        key = (str((model.get("project") or {}).get("id")), one.model_id, one.environment or "")
+        claim = (read_notes(model.get("description")).since or "", one.id)
+        latest[key] = max(claim, latest.get(key, claim))
+    keep = {id for _, id in latest.values()}
+    return [one if one.id in keep else one.model_copy(update={"environment": None}) for one in found]
