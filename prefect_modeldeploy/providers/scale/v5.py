@@ -180,7 +180,9 @@ class ScaleV5Client(ServingClient):
         """Set min_workers to 0: idle workers go away and the next request wakes one."""
         now = await self._get(deployment_id)
         least = (autoscaling_of(_infra(now)) or Autoscaling()).min_replicas or 0
-        await self._write_mark(now, {"woken_min_workers": _mark(now).get("woken_min_workers", least)})
+        # The mark goes first: while a model is deploying the vendor takes no change. It means nothing above zero.
+        if least or "woken_min_workers" not in _mark(now):
+            await self._write_mark(now, {"woken_min_workers": least})
         return await self._reconfigure(deployment_id, _placed(str(now.get("model_vendor")), {"min_workers": 0}))
 
     async def wake(self, deployment_id: str) -> Deployment:
@@ -188,7 +190,6 @@ class ScaleV5Client(ServingClient):
         now = await self._get(deployment_id)
         former = _mark(now).get("woken_min_workers")
         least = max(1, former if isinstance(former, int) else 1)
-        await self._write_mark(now, {"woken_min_workers": None})
         return await self._reconfigure(deployment_id, _placed(str(now.get("model_vendor")), {"min_workers": least}))
 
     async def delete(self, deployment_id: str) -> None:
