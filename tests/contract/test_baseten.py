@@ -279,7 +279,7 @@ import json
 raw = inner.predict_deployment_raw(deployment_id=dep, request=body, accept="application/json")
 sums.append(json.loads(raw.read())["sum"])
 inner.wake(env_name="production"), inner.wake_production(), inner.wake_deployment(deployment_id=dep)
-request = i.AsyncPredictInput(model_input={"x": 1})
+request = i.AsyncPredictRequest(model_input={"x": 1})
 queued = inner.async_predict(env_name="production", request=request).request_id
 status = inner.get_async_request_status(request_id=queued).status
 cancelled = inner.cancel_async_request(request_id=queued).canceled

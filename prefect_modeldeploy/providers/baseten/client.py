@@ -196,20 +196,24 @@ class BasetenClient(ServingClient):
         )
         return measured.idle_seconds(await self.metrics(deployment_id, series), now)
 
-    async def windows(self, baseline: str, canary: str, *, since: float) -> list[Window]:
-        """Return what two deployments experienced since a time (seconds since the epoch), as windows for the judge.
+    async def windows(self, baseline: str, canary: str, *, since: float) -> tuple[list[Window], float]:
+        """Return what two deployments experienced since a time, and the time to ask for next.
 
-        Counts only, from the vendor's metrics, and not of the last three minutes. The ids of windows stay the same.
+        At most one window, with counts only, from the vendor's metrics, which are not asked for the last three
+        minutes. Times are seconds since the epoch; the same `since` at the same minute gives the same window.
         """
-        now = time.time()
-        series = MetricQuery(
-            mode="SERIES",
+        end = measured.settled(time.time())
+        if end <= since:
+            return [], since
+        summary = MetricQuery(
+            mode="SUMMARY",
             start_epoch_millis=int(since * 1000),
-            end_epoch_millis=int(now * 1000),
+            end_epoch_millis=int(end * 1000),
             metrics=[measured.REQUESTS],
         )
-        stable, new = await self.metrics(baseline, series), await self.metrics(canary, series)
-        return measured.windows(stable, new, now, f"{baseline}-{canary}")
+        stable, new = await self.metrics(baseline, summary), await self.metrics(canary, summary)
+        found = measured.window(stable, new, f"{baseline}-{canary}")
+        return ([found] if found else []), end
 
     # --- changing --------------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ def steps_of(metrics: Metrics) -> list[Step]:
     descriptor = metrics.metric_descriptors[at]
     names = [labels.get("status") or labels.get("status_code") or "" for labels in descriptor.label_sets] or [""]
     ordered = sorted(metrics.metric_values, key=lambda one: one.start_epoch_millis)
-    ends = [one.start_epoch_millis for one in ordered[1:]] + [metrics.end_epoch_millis]
+    ends = [one.start_epoch_millis for one in ordered[1:]] + [metrics.end_epoch_millis] if ordered else []
     found: list[Step] = []
     for values, end in zip(ordered, ends, strict=True):
         series = values.values[at] if at < len(values.values) else []
@@ -53,22 +53,24 @@ def idle_seconds(metrics: Metrics, now: float) -> float | None:
     return max(0.0, min(known[-1][1], now - LAG_SECONDS) - since)
 
 
-def windows(baseline: Metrics, canary: Metrics, now: float, name: str) -> list[Window]:
-    """Windows of both arms, from two SERIES over the same time; steps that may still change are left out.
+def settled(now: float) -> float:
+    """Until when the metrics will not change any more: a full minute, in seconds since the epoch."""
+    return (now - LAG_SECONDS) // 60 * 60
+
+
+def window(baseline: Metrics, canary: Metrics, name: str) -> Window | None:
+    """What both arms experienced, from two SUMMARYs of the same time; None when nothing is known of either.
 
     Only counts: the vendor has latencies as quantiles, which cannot be added up. A request whose status is not told
-    counts as answered; 4xx are counted as requests, as everywhere.
+    counts as answered; 4xx are counted as requests, as everywhere, and 429 not at all.
     """
-    ours = {(start, end): counts for start, end, counts in steps_of(baseline)}
-    found = []
-    for start, end, counts in steps_of(canary):
-        if end > now - LAG_SECONDS or (start, end) not in ours:
-            continue
-        both = (counts, ours[start, end])
-        if all(one is None for one in both):
-            continue
-        found.append(Window(f"{name}@{start:.3f}", canary=_arm(both[0]), baseline=_arm(both[1]), seconds=end - start))
-    return found
+    both = [steps_of(arm) for arm in (canary, baseline)]
+    counts = [steps[0][2] if steps else None for steps in both]
+    if all(one is None for one in counts):
+        return None
+    start, end = canary.start_epoch_millis / 1000, canary.end_epoch_millis / 1000
+    identity = f"{name}@{start:.3f}-{end:.3f}"
+    return Window(identity, canary=_arm(counts[0]), baseline=_arm(counts[1]), seconds=end - start)
 
 
 def _arm(counts: Mapping[str, float] | None) -> Arm:
