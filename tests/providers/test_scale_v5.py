@@ -139,10 +139,16 @@ async def test_an_update_redeploys_with_what_it_names(client: ScaleV5Client, con
 async def test_zero_and_wake_keep_the_bounds(client: ScaleV5Client) -> None:
     made = await client.create(spec(autoscaling=Autoscaling(min_replicas=2, max_replicas=3)))
     assert (await client.scale_to_zero(made.id)).status is DeploymentStatus.SCALED_TO_ZERO
-    awake = await client.wake(made.id)
-    assert awake.status is DeploymentStatus.READY
-    assert awake.autoscaling is not None
-    assert awake.autoscaling.min_replicas == 2
+    assert (await client.scale_to_zero(made.id)).status is DeploymentStatus.SCALED_TO_ZERO
+    for _ in range(2):
+        awake = await client.wake(made.id)
+        assert awake.status is DeploymentStatus.READY
+        assert awake.autoscaling == Autoscaling(min_replicas=2, max_replicas=3, target_concurrency=10)
+    await client.scale(made.id, Autoscaling(min_replicas=1))
+    await client.scale_to_zero(made.id)
+    assert (await client.wake(made.id)).autoscaling == Autoscaling(
+        min_replicas=1, max_replicas=3, target_concurrency=10
+    )
 
 
 async def test_promoting_exchanges_names_and_rolling_back_returns_them(

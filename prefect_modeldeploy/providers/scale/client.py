@@ -24,6 +24,7 @@ from prefect_modeldeploy.providers.scale.schemas import (
 )
 from prefect_modeldeploy.providers.scale.servers import Servers
 from prefect_modeldeploy.providers.scale.translate import (
+    autoscaling_of,
     digest,
     mark_of,
     options_of,
@@ -211,12 +212,9 @@ class ScaleClient(ServingClient):
         """
 
         def changes(now: ScaleDeployment) -> dict[str, Any]:
-            least = int((now.vendor_configuration or {}).get("min_workers") or 0)
-            kept = mark_of(now).get("woken_min_workers", least)
-            return {
-                **whole_configuration(now, {"min_workers": 0}),
-                **whole_metadata(now, {}, {"woken_min_workers": kept}),
-            }
+            least = (autoscaling_of(now.vendor_configuration) or Autoscaling()).min_replicas or 0
+            mark = {"woken_min_workers": mark_of(now).get("woken_min_workers", least)}
+            return {**whole_configuration(now, {"min_workers": 0}), **whole_metadata(now, {}, mark)}
 
         return await self._patch(deployment_id, changes)
 
@@ -226,7 +224,7 @@ class ScaleClient(ServingClient):
         def changes(now: ScaleDeployment) -> dict[str, Any]:
             former = mark_of(now).get("woken_min_workers")
             least = max(1, former if isinstance(former, int) else 1)
-            most = int((now.vendor_configuration or {}).get("max_workers") or 0)
+            most = (autoscaling_of(now.vendor_configuration) or Autoscaling()).max_replicas or 0
             changed = {"min_workers": least, **({} if most >= least else {"max_workers": least})}
             return {**whole_configuration(now, changed), **whole_metadata(now, {}, {"woken_min_workers": None})}
 
