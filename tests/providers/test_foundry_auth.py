@@ -131,15 +131,15 @@ async def test_a_token_ends_twice_in_a_row_of_requests_and_none_is_lost() -> Non
         live = (await own.production()).id
 
         async def ask(number: int) -> float:
-            await asyncio.sleep(0.03 * number)
+            await asyncio.sleep(0.04 * number)
             return float((await client.predict(live, {"x": number}))["sum"])
 
-        answers = await asyncio.gather(*(ask(number) for number in range(80)))
-        assert answers == list(range(80))
+        answers = await asyncio.gather(*(ask(number) for number in range(40)))
+        assert answers == list(range(40))
         asked = await tokens(own)
-        assert 3 <= asked <= 8, "about one for each half of a token's life"
+        assert asked >= 3, "the first, and one for each time that it ended"
         statuses = [request.status for request in await own.sent("POST", "*/transformJson")]
-        assert statuses.count(200) == 80
+        assert statuses.count(200) == 40
 
 
 class Clock:

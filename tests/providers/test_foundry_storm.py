@@ -49,7 +49,7 @@ async def assert_right(own: Foundry, expected: dict[str, str], second: str) -> N
 @pytest.mark.usefixtures("without_waits")
 async def test_a_small_storm() -> None:
     async with foundry(Permissive, settle_seconds=0.1) as own:
-        await weather(own, [f"branch-{number}" for number in range(8)])
+        await weather(own, [f"branch-{number}" for number in range(5)])
 
 
 @pytest.mark.chaos

@@ -1,5 +1,6 @@
 """What goes wrong with Foundry, each with a test that fails without its guard."""
 
+import asyncio
 import logging
 import traceback
 from typing import Any
@@ -146,6 +147,13 @@ async def test_a_lost_create_never_makes_two(stack: Foundry, kind: str) -> None:
     await stack.control.fault(method="POST", path=LIVE, kind=kind)
     made = await stack.client.create(stack.spec("staging"))
     assert [one["id"] for one in await stack.lives() if one["branch"] == "staging"] == [made.id]
+
+
+async def test_ten_who_create_the_same_at_once_get_one(stack: Foundry) -> None:
+    found = await asyncio.gather(*(stack.client.create(stack.spec("staging")) for _ in range(10)))
+    assert len({made.id for made in found}) == 1
+    assert len(await stack.lives()) == 2
+    assert len(await stack.versions_on("staging")) == 1
 
 
 async def test_a_lost_create_that_the_list_shows_late_never_makes_two(stack: Foundry) -> None:

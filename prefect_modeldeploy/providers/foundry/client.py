@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
@@ -53,21 +54,12 @@ class FoundryClient(ServingClient):
     """
 
     provider: ClassVar[str] = "foundry"
-    capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {
-            Capability.CREATE,
-            Capability.UPDATE,
-            Capability.LIST,
-            Capability.SCALE,
-            Capability.SCALE_TO_ZERO,
-            Capability.WAKE,
-            Capability.STOP,
-            Capability.START,
-            Capability.PROMOTE,
-            Capability.ROLL_BACK,
-            Capability.PREDICT,
-        }
-    )
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(Capability) - {
+        Capability.DELETE,
+        Capability.LOGS,
+        Capability.METRICS,
+        Capability.TRAFFIC,
+    }
 
     def __init__(
         self,
@@ -81,6 +73,7 @@ class FoundryClient(ServingClient):
         self.api = api
         self._url, self._branches = api_url, dict(branches or {})
         self._versions = Versions(api, settle_seconds=settle_seconds, logger=logger)
+        self._creating = defaultdict[str, anyio.Lock](anyio.Lock)
 
     # --- reading --------------------------------------------------------------------------------------------------
 
@@ -171,14 +164,15 @@ class FoundryClient(ServingClient):
         async def look_up() -> LiveDeployment | None:
             return _same(await self.api.live_deployments(model), spec, branch)
 
-        found = await look_up()
-        if found is None:
-            await self._have_version(model, branch, version)
-            found = await self._versions.never_twice(
-                lambda: self.api.create_live_deployment(model, branch, runtime), look_up
-            )
-            # Who is given its id, here or in another process, shall find it.
-            found = await self._versions.until_found(look_up) or found
+        async with self._creating[model]:
+            found = await look_up()
+            if found is None:
+                await self._have_version(model, branch, version)
+                found = await self._versions.never_twice(
+                    lambda: self.api.create_live_deployment(model, branch, runtime), look_up
+                )
+                # Who is given its id, here or in another process, shall find it.
+                found = await self._versions.until_found(look_up) or found
         return await self._ours(found)
 
     async def update(self, deployment_id: str, update: DeploymentUpdate) -> Deployment:
