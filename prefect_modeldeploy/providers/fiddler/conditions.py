@@ -9,10 +9,11 @@ Fiddler has no word for the state of a deployment: it follows from `active` and 
 | true         | PENDING, STARTED, RETRY: of a start         | STARTING | no    | no                  |
 | true         | PENDING, STARTED, RETRY: of anything else   | UPDATING | no    | no                  |
 | false        | SUCCESS, or none known                      | STOPPED  | no    | no                  |
-| false        | PENDING, STARTED, RETRY: of a deploy (MANUAL) | BUILDING | no  | no                  |
+| false        | PENDING, STARTED, RETRY: of a MANUAL deploy | BUILDING | no    | no                  |
 | false        | PENDING, STARTED, RETRY: of a stop, unknown | STOPPING | no    | no                  |
 | false        | PENDING, STARTED, RETRY: of a change        | UPDATING | no    | no                  |
 | none yet     | PENDING, STARTED, RETRY                     | BUILDING | no    | no                  |
+| none yet     | SUCCESS                                     | PENDING  | no    | no                  |
 | any          | FAILURE, REVOKED                            | FAILED   | no    | no                  |
 | any          | any other word                              | UNKNOWN  | no    | no                  |
 | not readable | any but FAILURE, REVOKED                    | UNKNOWN  | no    | no                  |
