@@ -10,6 +10,13 @@ import uvicorn
 from starlette.types import ASGIApp
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what was not run: a green line must not look like more than it is."""
+    left_out = len(terminalreporter.stats.get("deselected", []))
+    if left_out:
+        terminalreporter.write_line(f"not run: {left_out} tests of other sets (pytest -m slow, contract, chaos ...)")
+
+
 @pytest.fixture
 def without_waits() -> Iterator[None]:
     """Retries go on, but without their back-off."""

@@ -19,6 +19,8 @@ from prefect_modeldeploy import DeploymentTarget
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 TARGET = "production"

@@ -25,7 +25,7 @@ from prefect_modeldeploy.target import client_of
 from tests.providers import baseten_kit, fiddler_kit, gradient_kit, scale_kit
 from tests.sandbox.kit import RunningSandbox, running_sandbox
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 
 @dataclass

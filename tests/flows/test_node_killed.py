@@ -13,7 +13,7 @@ from prefect_modeldeploy.target import router_of
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 
 async def test_kill_9_of_the_node_loses_no_request_no_evidence_and_no_rollout(site: Site, home: Path) -> None:
