@@ -107,6 +107,10 @@ class ServingClient(ABC):
     def _lacks(self, capability: Capability, hint: str = "") -> UnsupportedOperation:
         return UnsupportedOperation(self.provider, capability, hint)
 
+    async def look(self, deployment_ids: Collection[str], *, model: str | None = None) -> list[Deployment]:
+        """Return those of these deployments that there are. `wait` polls with it: by default one list call."""
+        return [d for d in await self.find(model=model) if d.id in deployment_ids]
+
     async def wait(
         self,
         deployment_ids: Collection[str],
@@ -125,7 +129,7 @@ class ServingClient(ABC):
         """
         deadline, interval = time.monotonic() + timeout_seconds, 0.1
         while True:
-            seen = {d.id: d for d in await self.find(model=model) if d.id in deployment_ids}
+            seen = {d.id: d for d in await self.look(deployment_ids, model=model)}
             missing = set(deployment_ids) - set(seen)
             if missing:
                 problem = f"no such deployment: {sorted(missing)}"
