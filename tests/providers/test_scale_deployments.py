@@ -205,6 +205,14 @@ async def test_a_deployment_that_allows_zero_is_ready_as_the_vendor_says(account
     )
 
 
+async def test_waking_raises_the_upper_bound_when_it_was_lowered_in_between(account: Account) -> None:
+    made = await account.deploy(autoscaling=Autoscaling(min_replicas=2, max_replicas=4))
+    await account.client.scale_to_zero(made.id)
+    await account.client.scale(made.id, Autoscaling(max_replicas=1))
+    awake = await account.client.wake(made.id)
+    assert awake.autoscaling == Autoscaling(min_replicas=2, max_replicas=2, target_concurrency=10)
+
+
 async def test_somebody_who_scales_up_elsewhere_wakes_it_too(account: Account) -> None:
     made = await account.deploy(autoscaling=Autoscaling(min_replicas=1))
     await account.client.scale_to_zero(made.id)

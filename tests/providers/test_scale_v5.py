@@ -166,6 +166,28 @@ async def test_promoting_exchanges_names_and_rolling_back_returns_them(
     assert (await client.get(first.id)).name == "fraud-production"
 
 
+async def test_rolling_back_what_does_not_serve_any_more_changes_nothing(
+    client: ScaleV5Client, control: SandboxControl
+) -> None:
+    made = [await client.create(spec(f"fraud-{number}", version=str(number))) for number in range(3)]
+    for one in made:
+        await client.promote(one.id, environment="production")
+    await client.roll_back(made[1].id, environment="production")
+    assert (await client.get(made[2].id)).name == "fraud-production"
+
+
+async def test_a_change_sends_the_whole_part_that_it_changes(client: ScaleV5Client, control: SandboxControl) -> None:
+    """Whether the vendor merges below `model_infra` is unknown."""
+    made = await client.create(spec(autoscaling=Autoscaling(max_replicas=3), options={"labels": {"team": "risk"}}))
+    await client.scale(made.id, Autoscaling(min_replicas=1))
+    [patch] = await control.requests(method="PATCH")
+    sent = patch.body["vendor_configuration"]
+    assert set(sent) == {"model_infra"}
+    assert {**sent["model_infra"], "min_workers": 1, "max_workers": 3, "labels": {"team": "risk"}} == sent[
+        "model_infra"
+    ]
+
+
 async def test_a_swap_whose_answer_was_lost_swaps_once(client: ScaleV5Client, control: SandboxControl) -> None:
     first, second = await client.create(spec("fraud-1")), await client.create(spec("fraud-2", version="2"))
     await client.promote(first.id, environment="production")
