@@ -254,6 +254,17 @@ async def test_a_refused_application_is_no_reason_to_try_again(answer: httpx.Res
     assert "planted-secret" not in "".join(traceback.format_exception(caught.value))
 
 
+async def test_a_proxy_is_told_the_header_and_when_to_ask_again(stack: Foundry) -> None:
+    url = f"{stack.sandbox['foundry']['base_url']}/api/v2/models/{stack.model}?preview=true"
+    for block, lasts in ((stack.block(), False), (stack.application(), True)):
+        header, seconds = await block.authorization()
+        assert (seconds is not None and 3500 < seconds <= 3540) is lasts
+        async with httpx.AsyncClient(trust_env=False) as http:
+            answer = await http.get(url, headers={"authorization": header.get_secret_value()})
+        assert answer.status_code == 200
+        assert header.get_secret_value() not in repr(header)
+
+
 async def test_signing_out_ends_the_token(stack: Foundry) -> None:
     about = stack.sandbox["foundry"]
     async with Transport("foundry", about["base_url"]) as root:

@@ -1,6 +1,7 @@
 """The document that the provider was written from: all that is in it exists, and its examples are read."""
 
 import json
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,13 @@ async def test_every_error_keeps_its_name_code_and_parameters(error: dict[str, A
     assert type(caught.value) is {400: ProviderError, 403: AuthenticationFailed, 404: NotFound}[error["status"]]
     assert error["errorName"] in PAGE
     assert all(f"`{name}`" in PAGE for name in error["parameters"])
+
+
+def test_the_pages_example_runs() -> None:
+    [example] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert names["foundry"].branches == {"production": "master"}
 
 
 def test_every_known_error_is_in_the_documentation() -> None:

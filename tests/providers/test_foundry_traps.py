@@ -10,6 +10,7 @@ import pytest
 
 from prefect_modeldeploy.deployments import Autoscaling, DeploymentStatus, DeploymentUpdate
 from prefect_modeldeploy.errors import (
+    AuthenticationFailed,
     Conflict,
     DeploymentFailed,
     NotFound,
@@ -210,6 +211,21 @@ async def test_a_roll_back_that_may_have_happened_says_so(stack: Foundry) -> Non
     with pytest.raises(ProviderUnavailable) as caught:
         await stack.client.roll_back(found.id, environment="production")
     assert caught.value.effect_unknown
+
+
+async def test_a_former_version_whose_original_is_gone_is_promoted_from_its_copy(stack: Foundry) -> None:
+    found = await stack.production()
+    for note in ("b", "c"):
+        await stack.client.promote_version(stack.model, await stack.new_version(note), "master")
+    copy = (await stack.versions_on("master"))[1]["rid"]
+    gone = {"errorCode": "NOT_FOUND", "errorName": "ModelVersionNotFound", "parameters": {}}
+    await stack.control.fault(method="POST", path="*/promoteVersion", kind="status", status=404, body=gone)
+    await stack.client.roll_back(found.id, environment="production")
+    newest = max(await stack.versions_on("master"), key=lambda one: one["number"])
+    assert newest["source"]["previousModelVersionRid"] == copy
+    await stack.control.fault(method="POST", path="*/promoteVersion", kind="status", status=403)
+    with pytest.raises(AuthenticationFailed):  # the seeded version is no copy: there is nothing else to promote
+        await stack.client.roll_back(found.id, environment="production")
 
 
 async def test_a_lost_publication_makes_one_version(stack: Foundry) -> None:

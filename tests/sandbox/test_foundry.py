@@ -1,5 +1,6 @@
 """The Foundry emulator by itself: its door, its words, and that no request, however bad, breaks it."""
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from prefect_modeldeploy.sandbox.foundry import bodies
 from prefect_modeldeploy.sandbox.foundry.inputs import misfit
+from tests.conftest import eventually
 from tests.sandbox.kit import RunningSandbox, running_sandbox
 
 LIVE = "/api/v2/models/liveDeployments"
@@ -92,6 +94,22 @@ async def test_a_life_takes_its_time() -> None:
         assert await now() == ("DISABLED", False, second)
         await http.post(f"{LIVE}/{made['rid']}/start")
         assert await now() == ("STARTING", False, second)
+
+
+async def test_replicas_follow_the_load(sandbox: RunningSandbox, http: httpx.AsyncClient) -> None:
+    rid = (await seeded(sandbox, http))["rid"]
+    runtime = {**RUNTIME, "threadCount": 1}
+    assert (await http.put(f"{LIVE}/{rid}", json={"runtimeConfiguration": runtime})).is_success
+    await sandbox.control.behave(match=rid, latency_seconds=0.4)
+    url = f"{LIVE}/{rid}/transformJson"
+    load = [asyncio.create_task(http.post(url, json={"input": {"x": number}})) for number in range(6)]
+
+    async def all_there() -> bool:
+        await http.get(f"{LIVE}/{rid}")
+        return len((await sandbox.control.table("foundry", "live"))[rid]["pool"]["started"]) == 3
+
+    await eventually(all_there)
+    assert [task.json()["output"]["sum"] for task in await asyncio.gather(*load)] == list(range(6))
 
 
 async def test_a_world_outlives_its_sandbox(tmp_path: Path) -> None:

@@ -71,6 +71,11 @@ class ClientCredentials(httpx.Auth):
                 self._token = await self._fetch()
             return self._token
 
+    @property
+    def fresh_seconds(self) -> float:
+        """For how long the present token will do; then `token()` gives another one."""
+        return max(0.0, self._ends_at - self._clock()) if self._token is not None else 0.0
+
     def on_token(self, listener: Callable[[SecretStr], None]) -> None:
         """Have every new token told, so that it can be kept out of messages."""
         self._listeners.append(listener)

@@ -17,7 +17,6 @@ from prefect_modeldeploy.deployments import (
     DeploymentUpdate,
 )
 from prefect_modeldeploy.errors import (
-    AuthenticationFailed,
     Conflict,
     DeploymentFailed,
     InvalidInput,
@@ -296,12 +295,9 @@ class FoundryClient(ServingClient):
             problem = Problem(f"branch {branch} holds nothing before its present version; name one with `to`")
             raise Conflict(self.provider, "roll back", problem)
         try:
-            # What was promoted then is promoted again: the very call that worked before.
-            promoted = await self._versions.copied(model, former.promoted_from or former.rid, branch, versions)
+            promoted = await self._versions.again(model, former, branch, versions)
         except ProviderError as error:
-            if former.promoted_from is None or not isinstance(error, NotFound | AuthenticationFailed):
-                raise _not_to_repeat(error) from error
-            promoted = await self._versions.copied(model, former.rid, branch, versions)
+            raise _not_to_repeat(error) from error
         return self._translated(serving, promoted.rid)
 
     async def promote_version(self, model: str, version: str, branch: str) -> ModelVersion:

@@ -96,6 +96,20 @@ class FoundryCredentials(ServingCredentials):
                 auth.on_token(transport.hide)
             yield FoundryClient(FoundryApi(transport), api_url=api_url, branches=self.branches, logger=self.logger)
 
+    async def authorization(self) -> tuple[SecretStr, float | None]:
+        """What an `Authorization` header needs now, for who calls the deployments without this client: a proxy.
+
+        Returns:
+            The header's value, and after how many seconds to ask again; None: never, it is a user's token.
+        """
+        async with AsyncExitStack() as stack:
+            auth = await self._auth(stack)
+            if isinstance(auth, ClientCredentials):
+                token = await auth.token()
+                return SecretStr(f"Bearer {token.get_secret_value()}"), auth.fresh_seconds
+        assert self.token is not None, "checked by the block"
+        return SecretStr(f"Bearer {self.token.get_secret_value()}"), None
+
     async def _auth(self, stack: AsyncExitStack) -> httpx.Auth:
         if self.token is not None:
             return SecretHeader(self.token, scheme="Bearer")

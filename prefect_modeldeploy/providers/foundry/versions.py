@@ -86,6 +86,20 @@ class Versions:
         self._newest[model, branch] = _Newest(copy.rid, time.monotonic())
         return copy
 
+    async def again(
+        self, model: str, former: ModelVersion, branch: str, before: Sequence[ModelVersion]
+    ) -> ModelVersion:
+        """Promote a former version of a branch once more: what was promoted then, by the very call that worked then.
+
+        When that is gone, or may not be seen any more, its copy on the branch is promoted.
+        """
+        if former.promoted_from is not None:
+            try:
+                return await self.copied(model, former.promoted_from, branch, before)
+            except (NotFound, AuthenticationFailed) as error:
+                self._logger.warning("%s; its copy on branch %s is promoted instead", error, branch)
+        return await self.copied(model, former.rid, branch, before)
+
     async def publish(self, model: str, version: NewVersion) -> ModelVersion:
         """Publish a version, once."""
         known = {one.rid for one in await self._api.versions(model)}
