@@ -1,6 +1,6 @@
 """Baseten in our vocabulary: the main path, against the emulator over a real socket."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -273,3 +273,29 @@ async def test_metrics_count_requests_by_status(here: Here) -> None:
     assert by_name["baseten_inference_requests_total"] == [3.0, 0.0, 0.0]
     with pytest.raises(ProviderError, match="Unknown metrics"):
         await client.metrics(seeded(sandbox), MetricQuery(metrics=["typo"]))
+
+
+async def test_every_row_of_the_capability_table_works(here: Here, tmp_path: Path) -> None:
+    sandbox, client = here
+    former, truss = seeded(sandbox), make_truss(tmp_path)
+    made = (await client.create(spec_of(truss, "row"))).id
+    rows: dict[Capability, Callable[[], Awaitable[Any]]] = {
+        Capability.CREATE: lambda: client.create(spec_of(truss, "another")),
+        Capability.UPDATE: lambda: client.update(made, DeploymentUpdate(options={"name": "renamed"})),
+        Capability.LIST: lambda: client.find(model="sandbox-model"),
+        Capability.SCALE: lambda: client.scale(made, Autoscaling(max_replicas=3)),
+        Capability.SCALE_TO_ZERO: lambda: client.scale_to_zero(made),
+        Capability.WAKE: lambda: client.wake(made),
+        Capability.STOP: lambda: client.stop(made),
+        Capability.START: lambda: client.start(made),
+        Capability.PROMOTE: lambda: client.promote(made, environment="production"),
+        Capability.ROLL_BACK: lambda: client.roll_back(former, environment="production"),
+        Capability.PREDICT: lambda: client.predict(made, {}),
+        Capability.LOGS: lambda: client.logs(made),
+        Capability.METRICS: lambda: client.idle_seconds(made),
+        Capability.DELETE: lambda: client.delete(made),
+    }
+    assert set(rows) == set(client.capabilities)
+    for call in rows.values():
+        await call()
+    assert [one.name for one in await client.find(model="sandbox-model")] == ["deployment-1", "another"]

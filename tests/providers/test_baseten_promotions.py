@@ -84,11 +84,20 @@ async def test_scaled_to_zero_in_the_middle_of_a_promotion_is_no_failure(here: H
         return [one for one in await client.find(model=new.model_id) if one.provider_status == "SCALED_TO_ZERO"]
 
     [copy] = await eventually(asleep)  # type: ignore[misc]
-    async for [seen] in client.wait([copy.id], lambda one: one.status is DeploymentStatus.SCALED_TO_ZERO):
-        assert seen.reason is None
+    words = list[DeploymentStatus]()
+
+    async def until_ready() -> None:
+        async for [seen] in client.wait([copy.id], lambda one: one.ready, timeout_seconds=20):
+            words.append(seen.status)
+
+    waiting = asyncio.create_task(until_ready())
+    await eventually(lambda: len(words) > 2 or waiting.done())
     assert not task.done()
     await sandbox.control.release()
+    await waiting
     assert (await task).id == copy.id
+    assert words[0] is DeploymentStatus.SCALED_TO_ZERO
+    assert words[-1] is DeploymentStatus.READY
 
 
 async def test_a_promotion_that_copies_ends_with_the_copys_id(here: Here, tmp_path: Path) -> None:
@@ -193,6 +202,16 @@ async def test_a_create_whose_answer_is_lost_makes_one_deployment(here: Here, tm
     created = await client.create(spec_of(make_truss(tmp_path)))
     named = [one for one in (await sandbox.control.table("baseten", "deployments")).values() if one["name"] == "v2"]
     assert [one["id"] for one in named] == [created.id.split("/")[1]]
+
+
+@pytest.mark.parametrize("model", ["sandbox-model", "brand-new"])
+async def test_ten_who_create_the_same_at_once_get_one(here: Here, tmp_path: Path, model: str) -> None:
+    sandbox, client = here
+    spec = spec_of(make_truss(tmp_path), "same", model)
+    made = await asyncio.gather(*(client.create(spec) for _ in range(10)))
+    assert len({one.id for one in made}) == 1
+    named = [one for one in (await sandbox.control.table("baseten", "deployments")).values() if one["name"] == "same"]
+    assert len(named) == 1
 
 
 async def test_a_new_model_whose_answer_is_lost_is_made_once(here: Here, tmp_path: Path) -> None:

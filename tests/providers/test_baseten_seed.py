@@ -17,7 +17,7 @@ from prefect_modeldeploy.deployments import Autoscaling, DeploymentStatus
 from prefect_modeldeploy.errors import NotFound, ProviderError
 from prefect_modeldeploy.providers.baseten import AutoscalingSettings, BasetenClient
 from prefect_modeldeploy.providers.baseten.answers import AutoscalingState, VendorDeployment
-from prefect_modeldeploy.providers.baseten.client import MANAGEMENT_URL
+from prefect_modeldeploy.providers.baseten.reading import MANAGEMENT_URL
 from prefect_modeldeploy.providers.baseten.words import STATUSES, translate
 from prefect_modeldeploy.sandbox.baseten import BasetenEmulator
 from tests.conftest import serve

@@ -83,20 +83,24 @@ class Creation:
                 else:
                     answer = await self._api.create_deployment(model.id, payload, ticket.s3_key)
             except ProviderError as error:
-                # Refused at the second try: the first one may have worked, and shows only now.
-                if tries == 1 or error.effect_unknown or (found := await look()) is None:
+                # Refused: somebody else has just created the same, or our own first try worked and shows only now.
+                if error.effect_unknown or error.problem.status_code not in (400, 409):
+                    raise
+                if (found := await self._look(spec, model, marker, self._visible if tries > 1 else 0.0)) is None:
                     raise
                 return found
             return dict(answer["deployment"])
 
         async def look() -> dict[str, Any] | None:
-            return await self._look(spec, model, marker)
+            return await self._look(spec, model, marker, self._visible)
 
         return await self._seen(await create_once(post, look, logger=self._logger))
 
-    async def _look(self, spec: DeploymentSpec, model: Model | None, marker: str) -> dict[str, Any] | None:
-        """Look for what may have been created, for as long as it may be hidden."""
-        until, pause = time.monotonic() + self._visible, 0.1
+    async def _look(
+        self, spec: DeploymentSpec, model: Model | None, marker: str, seconds: float
+    ) -> dict[str, Any] | None:
+        """Look for what may have been created, for so long: it may be hidden at first."""
+        until, pause = time.monotonic() + seconds, 0.1
         while True:
             ids = [model.id] if model else [one.id for one in await self._api.models(name=spec.model)]
             for model_id in ids:

@@ -7,14 +7,14 @@ from typing import ClassVar
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from prefect_modeldeploy.providers.base import ServingClient, ServingCredentials
-from prefect_modeldeploy.providers.baseten.client import (
+from prefect_modeldeploy.providers.baseten.client import BasetenClient
+from prefect_modeldeploy.providers.baseten.inference import check_inference_url
+from prefect_modeldeploy.providers.baseten.reading import (
     INFERENCE_URL,
     MANAGEMENT_URL,
     PREDICT_TIMEOUT_SECONDS,
     VISIBLE_SECONDS,
-    BasetenClient,
 )
-from prefect_modeldeploy.providers.baseten.inference import check_inference_url
 from prefect_modeldeploy.transport import check_base_url
 
 
