@@ -312,6 +312,8 @@ async def test_sources_change_only_while_stopped(stack: Foundry) -> None:
 
 async def test_a_disabled_deployment_is_started_and_not_woken(stack: Foundry) -> None:
     found = await stack.client.stop((await stack.production()).id)
+    assert (await stack.client.scale_to_zero(found.id)).status is DeploymentStatus.STOPPED
+    assert await stack.sent("PUT") == [], "nobody knows whether a change would start it"
     with pytest.raises(Conflict, match="start it"):
         await stack.client.wake(found.id)
 

@@ -211,9 +211,14 @@ class FoundryClient(ServingClient):
     async def scale_to_zero(self, deployment_id: str) -> Deployment:
         """Allow zero replicas: Foundry lets go of them after the scale-down delay without load (30 min unless set).
 
-        It has no call that lets them go at once and still wakes at a request; `stop` is the hard way.
+        It has no call that lets them go at once and still wakes at a request; `stop` is the hard way. A disabled one
+        is left alone: it has no replicas, and nobody knows whether a change would start it.
         """
-        return await self.scale(deployment_id, Autoscaling(min_replicas=0))
+        live = await self.api.live_deployment(deployment_id)
+        if live.status.state == "DISABLED":
+            return await self._ours(live)
+        wanted = config.configured(live.runtime_configuration, autoscaling=Autoscaling(min_replicas=0))
+        return await self._ours(await self._replaced(live, wanted))
 
     async def wake(self, deployment_id: str) -> Deployment:
         """Have one replica at least, by `minReplicas: 1`; `scale` sets more.
