@@ -19,7 +19,7 @@ from prefect_modeldeploy.providers.baseten import (
 )
 from prefect_modeldeploy.providers.baseten.requests import PromotionEnvironmentUpdate
 from tests.conftest import eventually
-from tests.providers.baseten_kit import baseten, make_truss, seeded, spec_of
+from tests.providers.baseten_kit import baseten, client_of, make_truss, seeded, spec_of
 from tests.sandbox.kit import RunningSandbox
 
 Here = tuple[RunningSandbox, BasetenClient]
@@ -193,13 +193,23 @@ async def test_a_wait_bears_a_deployment_that_the_list_does_not_show_yet(here: H
             pass
 
 
-@pytest.mark.parametrize("late", [0, 2, 6])
-async def test_a_create_whose_answer_is_lost_makes_one_deployment(here: Here, tmp_path: Path, late: int) -> None:
-    sandbox, client = here
+@pytest.mark.parametrize(
+    ("late", "visible_seconds"),
+    [
+        (0, 5.0),
+        (3, 5.0),  # looked for until it shows
+        (1, 0.0),  # shows after we have given up looking: the second try is refused, the first one is found
+    ],
+)
+async def test_a_create_whose_answer_is_lost_makes_one_deployment(
+    here: Here, tmp_path: Path, late: int, visible_seconds: float
+) -> None:
+    sandbox, _ = here
     if late:
         await sandbox.control.fate(timeline="create", outcome="late", reads=late)
     await sandbox.control.fault(method="POST", path="/v1/models/*/deployments", kind="lost_answer")
-    created = await client.create(spec_of(make_truss(tmp_path)))
+    async with client_of(sandbox, visible_seconds=visible_seconds) as client:
+        created = await client.create(spec_of(make_truss(tmp_path)))
     named = [one for one in (await sandbox.control.table("baseten", "deployments")).values() if one["name"] == "v2"]
     assert [one["id"] for one in named] == [created.id.split("/")[1]]
 
