@@ -81,10 +81,11 @@ async def test_a_path_of_the_address_is_kept(scale_sandbox: RunningSandbox) -> N
 
 async def test_every_call_carries_the_key_and_the_account(account: Account) -> None:
     await account.client.find()
-    [request] = await account.sent()
-    assert request.headers["x-selected-account-id"] == account.credentials.account_id
-    assert request.headers["x-api-key"] == "**********"
-    assert "authorization" not in request.headers
+    for request in await account.sent():
+        assert request.headers["x-selected-account-id"] == account.credentials.account_id
+        assert request.headers["x-api-key"] == "**********"
+        assert "authorization" not in request.headers
+    assert len(await account.sent()) == 2
 
 
 async def test_the_key_is_in_no_log_no_message_and_no_dump(

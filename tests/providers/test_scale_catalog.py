@@ -126,6 +126,44 @@ async def test_a_period_that_makes_no_sense_is_refused(
     assert caught.value.field == field
 
 
+# --- environments -----------------------------------------------------------------------------------------------------
+
+
+async def roles(account: Account) -> dict[str, str | None]:
+    found = await account.client.find(model=account.model_id)
+    assert found == [await account.client.get(one.id) for one in found]
+    everywhere = await account.client.find()
+    assert [one for one in everywhere if one.model_id == account.model_id] == found
+    return {one.name: one.environment for one in found}
+
+
+async def test_an_environment_belongs_to_what_its_server_serves_from(account: Account) -> None:
+    first, second = await account.seeded(), await account.deploy()
+    assert await roles(account) == {"fraud-v1": None, "fraud-v2": "production"}
+    assert (await account.client.promote(first.id, environment="production")).environment == "production"
+    assert await roles(account) == {"fraud-v1": "production", "fraud-v2": None}
+    await account.client.models.create(NewModel(name="other", model_type="GENERIC", model_vendor="LAUNCH"))
+    await account.deploy("of-another-model", model="other")
+    await account.client.promote(second.id, environment="production")
+    assert await roles(account) == {"fraud-v1": None, "fraud-v2": "production"}
+    assert (await account.client.roll_back(second.id, environment="production")).environment == "production"
+    assert await roles(account) == {"fraud-v1": "production", "fraud-v2": None}
+
+
+async def test_a_server_of_the_users_own_gives_its_alias_as_environment(account: Account) -> None:
+    await account.client.servers.create("any name", (await account.seeded()).raw["id"], alias="main")
+    assert await roles(account) == {"fraud-v1": "main"}
+
+
+@pytest.mark.parametrize("status", [403, 404])
+async def test_a_key_that_may_not_see_servers_gets_the_labels(account: Account, status: int) -> None:
+    await account.deploy(environment="staging")
+    await account.client.promote((await account.seeded()).id, environment="staging")
+    await account.control.fault(kind="status", status=status, path="/v4/serving", times=None)
+    found = {one.name: one.environment for one in await account.client.find(model=account.model_id)}
+    assert found == {"fraud-v1": None, "fraud-v2": "staging"}
+
+
 # --- model servers ----------------------------------------------------------------------------------------------------
 
 

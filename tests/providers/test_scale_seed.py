@@ -69,7 +69,7 @@ async def test_the_operation_is_called_as_documented(account: Account) -> None:
     seeded = await account.seeded()
     await account.control.forget_requests()
     found = await account.client.get(seeded.id)
-    [request] = await account.sent()
+    request = (await account.sent())[0]
     names = dict(zip(("model_instance_id", "deployment_id"), seeded.id.split("/"), strict=True))
     assert {one["name"] for one in SEED["operation"]["parameters"]} == set(names)
     assert (request.method, request.path) == (SEED["operation"]["method"], SEED["operation"]["path"].format(**names))

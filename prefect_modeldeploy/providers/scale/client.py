@@ -11,14 +11,14 @@ from prefect_modeldeploy.deployments import (
     DeploymentSpec,
     DeploymentUpdate,
 )
-from prefect_modeldeploy.errors import Conflict, InvalidInput, NotFound, Problem, ProviderError
+from prefect_modeldeploy.errors import AuthenticationFailed, Conflict, InvalidInput, NotFound, Problem, ProviderError
 from prefect_modeldeploy.providers.base import ServingClient
 from prefect_modeldeploy.providers.scale.catalog import Groups, Models, Templates, usage
+from prefect_modeldeploy.providers.scale.roles import server_name, server_of, with_roles
 from prefect_modeldeploy.providers.scale.schemas import (
     Deleted,
     DeploymentPatch,
     ScaleDeployment,
-    ScaleServer,
     Usage,
     checked,
 )
@@ -89,6 +89,7 @@ class ScaleClient(ServingClient):
         self.groups = Groups(transport, account_id)
         self.servers = Servers(transport)
         self._model_ids: dict[str, str] = {}
+        self._model_names: dict[str, str] = {}
 
     # --- reading --------------------------------------------------------------------------------------------------
 
@@ -96,14 +97,20 @@ class ScaleClient(ServingClient):
         """Return one deployment, by `<model id>/<deployment id>`.
 
         `ready` repeats the vendor's word, which says nothing about workers; `wait` asks the deployment itself.
+        `environment` is the one whose model server serves from it.
         """
-        return self._translated(await self._get(deployment_id), split_id(deployment_id)[0])
+        [found] = await self._with_roles([self._translated(await self._get(deployment_id), split_id(deployment_id)[0])])
+        return found
 
     async def find(self, *, model: str | None = None) -> list[Deployment]:
         """Return all deployments, or those of one model (id, or name if there is one of it)."""
         if model is None:
-            return [self._translated(one) async for one in items(self._transport, "/v4/model-deployments")]
-        model_id = await self._model_id(model)
+            everything = [self._translated(one) async for one in items(self._transport, "/v4/model-deployments")]
+            return await self._with_roles(everything)
+        return await self._with_roles(await self.listed(await self._model_id(model)))
+
+    async def listed(self, model_id: str) -> list[Deployment]:
+        """Return the deployments of a model by one list call: their environments are the labels of their creation."""
         path = at("v4", "models", model_id, "deployments")
         return [self._translated(one, model_id) async for one in items(self._transport, path)]
 
@@ -282,12 +289,13 @@ class ScaleClient(ServingClient):
         """
         deployment = await self.get(deployment_id)
         own_id = split_id(deployment_id)[1]
-        name = await self._server_name(deployment.model_id, environment)
-        server = await self._server(environment, name)
+        model_name = await self._model_name(deployment.model_id)
+        server = server_of(environment, model_name, await self.servers.find())
         if server is None:
+            name = server_name(model_name, environment)
             server = await self.servers.create(name, own_id, alias=name)
         await self.servers.swap_backend(server.model_server_id, own_id)
-        return deployment
+        return deployment.model_copy(update={"environment": environment})
 
     async def roll_back(self, deployment_id: str, *, environment: str) -> Deployment:
         """Let the former deployment of an environment's model server serve again, and return that.
@@ -298,9 +306,10 @@ class ScaleClient(ServingClient):
             NotFound: There is no such server.
         """
         model_id, own_id = split_id(deployment_id)
-        name = await self._server_name(model_id, environment)
-        server = await self._server(environment, name)
+        model_name = await self._model_name(model_id)
+        server = server_of(environment, model_name, await self.servers.find())
         if server is None:
+            name = server_name(model_name, environment)
             problem = f"no model server has the id or alias {environment!r} or the name {name!r}"
             raise NotFound(self.provider, "GET /v4/serving", Problem(problem, 404))
         served = await self.servers.roll_back(server.model_server_id, own_id)
@@ -370,10 +379,22 @@ class ScaleClient(ServingClient):
 
         return await patiently(look) or made
 
-    async def _server_name(self, model_id: str, environment: str) -> str:
-        return f"{(await self.models.get(model_id)).name or model_id}-{environment}"
+    async def _model_name(self, model_id: str) -> str:
+        if model_id not in self._model_names:
+            self._model_names[model_id] = (await self.models.get(model_id)).name or model_id
+        return self._model_names[model_id]
 
-    async def _server(self, environment: str, name: str) -> ScaleServer | None:
-        servers = await self.servers.find()
-        addressed = [one for one in servers if environment in (one.model_server_id, one.alias)]
-        return next((one for one in [*addressed, *servers] if one in addressed or one.name == name), None)
+    async def _with_roles(self, found: list[Deployment]) -> list[Deployment]:
+        try:
+            servers = await self.servers.find() if found else []
+        except (AuthenticationFailed, NotFound):
+            # A key that may not see model servers, or a platform without them: the labels are all that there is.
+            servers = []
+        if not servers:
+            return found
+        model_ids = {one.model_id for one in found}
+        if len(model_ids) == 1:
+            names = {one: await self._model_name(one) for one in model_ids}
+        else:
+            names = {one.id: one.name for one in await self.models.find()}
+        return with_roles(found, names, servers)

@@ -42,7 +42,7 @@ class Patience(ServingClient):
 
     async def find(self, *, model: str | None = None) -> list[Deployment]:
         """One list call for each model that the deployments belong to."""
-        listed = [one for model_id in self._models for one in await self._client.find(model=model_id)]
+        listed = [one for model_id in self._models for one in await self._client.listed(model_id)]
         found = {one.id: one for one in listed if one.id in self._ids}
         self._listed |= set(found)
         for late in set(self._ids) - self._listed:
