@@ -176,8 +176,6 @@ async def bring_up(target: DeploymentTarget, deployment_id: str, timeout_seconds
             await awake_deployment(target, deployment_id)
         case DeploymentStatus.STOPPED:
             await astart_deployment(target, deployment_id)
-        case _ if deployment.ready:
-            return deployment
     [ready] = await await_until_ready(target, deployment_id, timeout_seconds=timeout_seconds)
     return ready
 

@@ -29,16 +29,26 @@ async def promote_natively(
 async def roll_back_natively(target: DeploymentTarget, note: str) -> RolloutRecord:
     """Let the provider undo its last promotion, and wait until what serves then is ready."""
     _demand(target, Capability.ROLL_BACK)
+    named = await _named(target)
+    record = await open_record(target, named, None)
+    if record is None:
+        record = await new_record(target, named, PLAN, None, kind="roll_back", mode="native", note=note)
+    return final(await drive(record, NativeReturn(target), target.credentials.logger))
+
+
+async def _named(target: DeploymentTarget) -> str:
+    """The deployment that the provider's roll-back wants to be told."""
     last = await _journal.load(target.endpoint)
-    serving = last.serving if last and last.outcome == "promoted" else None
+    promoted = last if last and last.outcome == "promoted" else None
+    if target.credentials.client_class.rolls_back == "to":
+        if promoted is None or promoted.stable is None:
+            raise InvalidInput("to", None, f"no record of what {target.endpoint} served before; name the deployment")
+        return promoted.stable
     holder = await _holder(target)
-    serving = serving or (holder.id if holder else None)
+    serving = promoted.serving if promoted else holder.id if holder else None
     if serving is None:
         raise InvalidInput("target.environment", target.environment, f"nothing of {target.model} serves there")
-    record = await open_record(target, serving, None)
-    if record is None:
-        record = await new_record(target, serving, PLAN, None, kind="roll_back", mode="native", note=note)
-    return final(await drive(record, NativeReturn(target), target.credentials.logger))
+    return serving
 
 
 async def _holder(target: DeploymentTarget) -> Deployment | None:

@@ -33,7 +33,8 @@ async def find_node(home: Home) -> NodeInfo | None:
             status = await client.status()
         except ProviderError:
             return None
-    return info if status["home"] == str(home.directory) else None
+    # A killed node's file is still there when the next one, on the same port, begins to answer: the pid tells.
+    return info if (status["home"], status["pid"]) == (str(home.directory), info.pid) else None
 
 
 async def ensure_node(

@@ -54,7 +54,7 @@ class Ports:
         for _ in range(PORTS):
             port = FIRST_PORT + (self._next - FIRST_PORT) % PORTS
             self._next = port + 1
-            listener = socket.socket()
+            listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 listener.bind(("127.0.0.1", port))

@@ -33,7 +33,7 @@ def listen(port: int, remembered: int) -> socket.socket:
     """
     candidates = [port] if port else [remembered, 0]
     for candidate in candidates:
-        listener = socket.socket()
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", candidate))

@@ -4,10 +4,11 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import anyio
 from prefect.blocks.abstract import CredentialsBlock
+from pydantic import model_validator
 
 from prefect_modeldeploy.deployments import (
     Autoscaling,
@@ -30,6 +31,8 @@ class ServingClient(ABC):
 
     provider: ClassVar[str]
     capabilities: ClassVar[frozenset[Capability]]
+    rolls_back: ClassVar[Literal["from", "to"]] = "from"
+    """Whether `roll_back` takes the deployment that serves now, or (the provider keeps no history) the former one."""
 
     @abstractmethod
     async def get(self, deployment_id: str) -> Deployment:
@@ -92,7 +95,10 @@ class ServingClient(ABC):
         raise self._lacks(Capability.PROMOTE)
 
     async def roll_back(self, deployment_id: str, *, environment: str) -> Deployment:
-        """Undo the promotion of what serves `environment` now, in the provider's own way; returns what serves then."""
+        """Undo a promotion in the provider's own way; returns what serves then. See `rolls_back` for which one to name.
+
+        Doing it again changes nothing.
+        """
         raise self._lacks(Capability.ROLL_BACK)
 
     def router(self) -> TrafficRouter:
@@ -154,6 +160,20 @@ class ServingCredentials(CredentialsBlock):
     """Base of the providers' blocks: `get_client()` returns a `ServingClient` as an async context manager."""
 
     client_class: ClassVar[type[ServingClient]]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_own_fields(cls, data: Any) -> Any:
+        """Blocks take any extra key, and a saved target's credentials come without their type: tell them apart here."""
+        if isinstance(data, dict):
+            foreign = [
+                key for key in data if key not in cls.model_fields and key != "block_type_slug" and key[0] != "_"
+            ]
+            if foreign:
+                raise ValueError(
+                    f"{foreign[0]} is no field of {cls._block_type_name}; it has {sorted(cls.model_fields)}"
+                )
+        return data
 
     @abstractmethod
     def get_client(self) -> AbstractAsyncContextManager[ServingClient]:

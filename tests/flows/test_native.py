@@ -35,6 +35,10 @@ class Hosted:
     target: DeploymentTarget
     candidate: DeploymentSpec
 
+    async def served(self) -> set[tuple[str, str | None]]:
+        """Id and version of what has the role production."""
+        return {(d.id, d.version) for d in await self.production()}
+
     async def production(self) -> list[Deployment]:
         async with client_of(self.target) as client:
             found = await client.find(model=self.target.model)
@@ -97,7 +101,9 @@ async def hosted(provider: str, directory: Path) -> AsyncIterator[Hosted]:
 @pytest.mark.parametrize("provider", sorted(MAKERS))
 async def test_a_native_promotion_serves_the_new_version_and_can_be_undone(provider: str, tmp_path: Path) -> None:
     async with hosted(provider, tmp_path) as site:
+        before = await site.served()
         record = await promote_to_production(site.target, site.candidate, mode="native", note="new")
+        assert await site.served() != before
         assert (record.outcome, record.mode, record.why) == ("promoted", "native", "new")
         async with client_of(site.target) as client:
             assert (await client.get(str(record.serving))).ready
@@ -105,6 +111,7 @@ async def test_a_native_promotion_serves_the_new_version_and_can_be_undone(provi
         assert (back.kind, back.outcome) == ("roll_back", "promoted")
         async with client_of(site.target) as client:
             assert (await client.get(str(back.serving))).ready
+        assert await site.served() == before
 
 
 @pytest.mark.parametrize("provider", sorted(MAKERS))

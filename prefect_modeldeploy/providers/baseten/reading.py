@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import anyio
 from pydantic import SecretStr
@@ -55,6 +55,7 @@ class BasetenReader(ServingClient):
     """
 
     provider: ClassVar[str] = PROVIDER
+    rolls_back: ClassVar[Literal["from", "to"]] = "to"
     capabilities: ClassVar[frozenset[Capability]] = frozenset(Capability) - {Capability.TRAFFIC}
 
     def __init__(

@@ -1,0 +1,59 @@
+"""A Deployment Target as users save and load it, with any provider's credentials in it."""
+
+from typing import get_args
+
+import pytest
+from prefect.blocks.core import Block
+from pydantic import SecretStr, ValidationError
+
+from prefect_modeldeploy import (
+    BasetenCredentials,
+    DeploymentTarget,
+    FiddlerCredentials,
+    FoundryCredentials,
+    GradientCredentials,
+    LocalServing,
+    ScaleCredentials,
+)
+from prefect_modeldeploy.errors import InvalidInput
+from prefect_modeldeploy.providers import Credentials
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+KEY = SecretStr("planted-key")
+BLOCKS: list[Block] = [
+    BasetenCredentials(api_key=KEY),
+    FiddlerCredentials(base_url="https://acme.fiddler.ai", token=KEY),
+    FoundryCredentials(base_url="https://acme.palantirfoundry.com", token=KEY),
+    GradientCredentials(api_key=KEY, project_id="p1"),
+    LocalServing(),
+    ScaleCredentials(api_key=KEY),
+]
+
+
+def test_every_provider_is_here() -> None:
+    assert {type(block) for block in BLOCKS} == set(get_args(Credentials))
+
+
+@pytest.mark.parametrize("saved_before", [True, False], ids=["by reference", "inline"])
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: type(block).__name__)
+async def test_a_saved_target_comes_back_with_the_same_credentials(block: Block, saved_before: bool) -> None:
+    name = f"{type(block).__name__.lower()}-{'reference' if saved_before else 'inline'}"
+    if saved_before:
+        await block.save(name, overwrite=True)
+        block = await type(block).aload(name)
+    target = DeploymentTarget(credentials=block, model="m", endpoint="e")
+    await target.save(name, overwrite=True)
+    loaded = await DeploymentTarget.aload(name)
+    assert type(loaded.credentials) is type(block)
+    assert loaded.credentials.model_dump() == block.model_dump()
+
+
+def test_a_foreign_field_is_refused_by_name() -> None:
+    with pytest.raises(ValidationError, match="project_id is no field of Scale"):
+        ScaleCredentials(api_key=KEY, project_id="p1")  # type: ignore[call-arg]
+
+
+async def test_a_target_that_was_never_saved_is_named() -> None:
+    with pytest.raises(InvalidInput, match="target='nowhere'"):
+        await DeploymentTarget.resolve("nowhere")
