@@ -78,11 +78,12 @@ def judgeable(record: RolloutRecord, windows: Sequence[EndpointWindow]) -> list[
 
 
 async def history_of(router: TrafficRouter, record: RolloutRecord) -> list[Arm]:
-    """What the stable version experienced before this rollout, window by window."""
-    begin = record.started_at.timestamp() - HISTORY_SECONDS
-    windows, _ = await router.windows(record.endpoint, since=begin)
+    """What the stable version experienced before this rollout, window by window, its own warm-up left out."""
     end = record.started_at.timestamp()
-    arms = [window.arms["stable"].to_arm() for window in windows if window.end <= end and "stable" in window.arms]
+    windows, _ = await router.windows(record.endpoint, since=end - HISTORY_SECONDS)
+    begin = windows[0].start + record.plan.warm_up_seconds if windows else 0.0
+    usual = [window for window in windows if window.start >= begin and window.end <= end]
+    arms = [window.arms["stable"].to_arm() for window in usual if "stable" in window.arms]
     return [arm for arm in arms if arm.requests]
 
 
