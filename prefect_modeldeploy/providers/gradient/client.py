@@ -1,20 +1,13 @@
-"""Paperspace Gradient Deployments in our words, over either of the vendor's APIs.
-
-Every change is an upsert of the whole spec, so each one reads the spec, changes a copy, sends it, and looks into the
-history whether somebody else's change came between: then ours is made again on top of theirs.
-"""
+"""Paperspace Gradient Deployments in our words, over either of the vendor's APIs."""
 
 import asyncio
 import logging
-import time
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, ClassVar, Self, TypeVar, get_args
+from typing import Any, ClassVar, Self, get_args
 
-import anyio
 import httpx
 from pydantic import SecretStr
 
@@ -27,12 +20,11 @@ from prefect_modeldeploy.providers.gradient.checks import checked_count, checked
 from prefect_modeldeploy.providers.gradient.graph import GraphApi
 from prefect_modeldeploy.providers.gradient.operations import SeedOperations
 from prefect_modeldeploy.providers.gradient.rest import Metric, RestApi, Timeframe
-from prefect_modeldeploy.providers.gradient.spec import Config, check
+from prefect_modeldeploy.providers.gradient.spec import Config
 from prefect_modeldeploy.providers.gradient.states import GRACE_SECONDS, age_seconds
+from prefect_modeldeploy.providers.gradient.upserts import Upserts
 from prefect_modeldeploy.providers.gradient.views import deployment_of, endpoint_url
-from prefect_modeldeploy.transport import RetryPolicy, Transport, create_once
-
-T = TypeVar("T")
+from prefect_modeldeploy.transport import RetryPolicy, Transport
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +33,6 @@ SETTLE_SECONDS = 5.0
 """How long something new may stay unseen before it counts as not there."""
 
 _AT_ONCE = 8
-_MOST_REPAIRS = 5
 _BASE = frozenset(
     {
         Capability.CREATE, Capability.UPDATE, Capability.DELETE, Capability.LIST, Capability.SCALE, Capability.STOP,
@@ -78,9 +69,9 @@ class GradientBase(SeedOperations, ServingClient):
         logger: logging.Logger | logging.LoggerAdapter[Any] = _log,
     ) -> None:
         self._api, self._allow_http, self._endpoint_key, self._secrets = api, allow_http, endpoint_key, secrets
-        self._predict_path, self._settle, self._grace = predict_path, settle_seconds, grace_seconds
+        self._predict_path, self._grace = predict_path, grace_seconds
         self._policy, self._logger = policy, logger
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._upserts = Upserts(api, settle_seconds, logger)
         self._doors: dict[str, Transport] = {}
         self._open = AsyncExitStack()
 
@@ -107,8 +98,10 @@ class GradientBase(SeedOperations, ServingClient):
         room = asyncio.Semaphore(_AT_ONCE)
 
         async def look(stored: Stored) -> Deployment:
+            if not self._overdue(stored):
+                return self._view(stored, None)
             async with room:
-                return self._view(stored, await self._runs_of(stored) if self._overdue(stored) else None)
+                return self._view(stored, await self._runs_of(stored))
 
         found = await asyncio.gather(*(look(stored) for stored in await self._api.find()))
         return [d for d in found if model is None or model in (d.model_id, d.name)]
@@ -141,13 +134,10 @@ class GradientBase(SeedOperations, ServingClient):
             Conflict: The name is taken in the project by a different deployment.
         """
         config = specs.new_config(spec, self._api.api)
-        async with self._locks[f"name {spec.name}"]:
-            if taken := await self._named(spec.name):
+        async with self._upserts.alone(f"name {spec.name}"):
+            if taken := await self._upserts.named(spec.name):
                 return await self._same(taken, config)
-            created = await create_once(
-                lambda: self._api.send(config), lambda: self._settled(self._id_of(spec.name)), logger=self._logger
-            )
-        stored = await self._settled(self._if_there(created))
+            created, stored = await self._upserts.create(spec.name, config)
         if stored is None:
             return self._view(Stored(id=created, name=spec.name, latest_spec=SpecVersion(data=config)), None)
         return self._view(stored, await self._runs_of(stored))
@@ -277,17 +267,16 @@ class GradientBase(SeedOperations, ServingClient):
         return deployment_of(stored, runs, grace_seconds=self._grace)
 
     async def _runs_of(self, stored: Stored) -> Sequence[Run] | None:
-        return await self._api.runs(stored.id)
+        try:
+            return await self._api.runs(stored.id)
+        except NotFound:
+            return None  # deleted since it was read, or not seen there yet
 
     def _overdue(self, stored: Stored) -> bool:
         version = stored.latest_spec
         if version is None or version.runs is not None or version.dt_healthy or version.error:
             return False
         return age_seconds(version.external_applied) >= self._grace
-
-    async def _named(self, name: str) -> Stored | None:
-        found = await self._api.find(name=name)
-        return found[0] if found else None
 
     async def _same(self, taken: Stored, config: Config) -> Deployment:
         versions = await self._api.versions(taken.id)
@@ -296,78 +285,11 @@ class GradientBase(SeedOperations, ServingClient):
         problem = Problem(f"the name {config['name']!r} is taken by deployment {taken.id}, which is different")
         raise Conflict(self.provider, "create", problem)
 
-    def _id_of(self, name: str) -> Callable[[], Awaitable[str | None]]:
-        async def look() -> str | None:
-            stored = await self._named(name)
-            return stored.id if stored else None
-
-        return look
-
-    def _if_there(self, deployment_id: str) -> Callable[[], Awaitable[Stored | None]]:
-        async def look() -> Stored | None:
-            try:
-                return await self._api.get(deployment_id)
-            except NotFound:
-                return None
-
-        return look
-
-    async def _settled(self, look: Callable[[], Awaitable[T | None]]) -> T | None:
-        """Look until something is there; None only when it stayed unseen for the settle time."""
-        deadline, interval = time.monotonic() + self._settle, 0.05
-        while (found := await look()) is None and time.monotonic() < deadline:
-            await anyio.sleep(min(interval, max(0.0, deadline - time.monotonic())))
-            interval *= 1.5
-        return found
-
     async def _revise(
         self, deployment_id: str, change: Callable[[Config], Config], *, blind: bool = False
     ) -> Deployment:
-        """Read, change, send, and make the change again on top of what somebody else wrote in between."""
-        async with self._locks[checked_id(deployment_id)]:
-            stored = await self._api.get(deployment_id)
-            base = stored.latest_spec
-            known = {"name": stored.name} if blind and (base is None or base.data is None) else whole(stored)
-            for repair in range(_MOST_REPAIRS):
-                wanted = change(known)
-                if wanted == known and not repair:
-                    break
-                check(wanted, self._api.api, known=known)
-                await self._submit(stored, base, wanted)
-                ours, overwritten = await self._overwritten(deployment_id, base, wanted)
-                if overwritten is None or overwritten.data is None:
-                    break
-                self._logger.warning("%s: %s was changed meanwhile; changing it again", self.provider, deployment_id)
-                base, known = ours, overwritten.data
-            else:
-                raise Conflict(self.provider, f"update {deployment_id}", Problem("somebody else keeps changing it"))
-        return await self.get(deployment_id)
-
-    async def _submit(self, stored: Stored, base: SpecVersion | None, wanted: Config) -> None:
-        async def arrived() -> str | None:
-            latest = (await self._api.get(stored.id)).latest_spec
-            new = latest is not None and (base is None or latest.id != base.id)
-            return stored.id if new and latest is not None and specs.holds(latest.data, wanted) else None
-
-        await create_once(
-            lambda: self._api.send(wanted, deployment_id=stored.id, project_id=stored.project_id),
-            lambda: self._settled(arrived),
-            logger=self._logger,
-        )
-
-    async def _overwritten(
-        self, deployment_id: str, base: SpecVersion | None, wanted: Config
-    ) -> tuple[SpecVersion | None, SpecVersion | None]:
-        """Our version, and that of somebody else which ours has replaced without having seen it."""
-        versions = await self._api.versions(deployment_id, first=5)
-        if base is None or not versions or not specs.holds(versions[0].data, wanted):
-            return None, None
-        for version in versions[1:]:
-            if version.id == base.id:
-                break
-            if not specs.holds(version.data, wanted):
-                return versions[0], version
-        return versions[0], None
+        stored = await self._upserts.revise(checked_id(deployment_id), change, blind=blind)
+        return self._view(stored, await self._runs_of(stored))
 
     async def _stable(self, source: Stored, environment: str) -> Stored | None:
         """The deployment of the source's model in that environment; the source itself comes first."""
