@@ -127,10 +127,12 @@ try:
     api.add_model_artifact(project_id=project, model_id=model, model_dir=given["artifact"], wait=True)
 except Exception as error:
     seen["twice"] = [type(error).__name__, str(error)]
-api.update_model_surrogate(project_id=project, model_id=model, deployment_params=fdl.DeploymentParams(cpu=250), is_sync=True)
+params = fdl.DeploymentParams(cpu=250)
+api.update_model_surrogate(project_id=project, model_id=model, deployment_params=params, is_sync=True)
 seen["surrogate"] = told(api.get_model_deployment(project_id=project, model_id=model))
 import pandas
-seen["predictions"] = api.get_predictions(model_id=model, project_id=project, input_df=pandas.DataFrame([{"age": 2}]))["sum"].tolist()
+rows = pandas.DataFrame([{"age": 2}])
+seen["predictions"] = api.get_predictions(model_id=model, project_id=project, input_df=rows)["sum"].tolist()
 seen["status"] = api.get_job(uuid=seen["job"]).status
 try:
     api.get_model_deployment(project_id=project, model_id="missing")
@@ -188,7 +190,8 @@ LOOK_3 = (
     CONNECT_3
     + """
 model = fdl.Model.get(given["model"])
-answer({"deployment": told(fdl.ModelDeployment.of(model.id)), "version": model.version, "status": model.artifact_status})
+deployment = told(fdl.ModelDeployment.of(model.id))
+answer({"deployment": deployment, "version": model.version, "status": model.artifact_status})
 """
 )
 

@@ -120,6 +120,8 @@ async def test_a_model_without_a_deployment_gets_one(
             **fields,
         }
     )
+    with pytest.raises(InvalidInput, match=r"options\.task='regression': mine v1 exists"):
+        await client.create(spec(artifact(tmp_path), version="v1", model="mine", options={"task": "regression"}))
     made = await client.create(spec(artifact(tmp_path), version="v1", model="mine", name="mine"))
     assert made.id == mine.id
     assert made.raw["model"]["description"].startswith("My words.\n\n[modeldeploy: ")

@@ -3,7 +3,7 @@
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
@@ -97,12 +97,16 @@ class FiddlerClient(ServingClient):
 
         Fiddler lists models, not deployments: one list call, then two or three reads per model version.
         """
-        if model is not None and is_uuid(model):
-            found = await _all_of([lambda: self._look_if_there(Model(id=model))])
-        else:
-            versions = await self.api.models(model)
-            found = await _all_of([lambda one=one: self._look_if_there(one) for one in versions])  # type: ignore[misc]
+        if model is not None and self.api.generation == "v3" and is_uuid(model):
+            return await self.look([model])
+        versions = await self.api.models(model)
+        found = await _all_of([lambda one=one: self._look_if_there(one) for one in versions])  # type: ignore[misc]
         return promotion.without_older_claims([one for one in found if one is not None])
+
+    async def look(self, deployment_ids: Collection[str], *, model: str | None = None) -> list[Deployment]:
+        """Return those of these deployments that there are: two or three reads each, and none for other versions."""
+        found = await _all_of([lambda id=id: self._look_if_there(Model(id=id)) for id in deployment_ids])  # type: ignore[misc]
+        return [deployment for deployment in found if deployment is not None]
 
     async def _look_if_there(self, model: Model) -> Deployment | None:
         try:

@@ -35,6 +35,9 @@ async def create(client: "FiddlerClient", plan: Plan) -> Deployment:
         raise _taken(plan)
     if notes.job and notes.spec == plan.digest:
         return await client.get(id)
+    if not notes.spec and (given := plan.options.model_fields_set_by_user()):
+        hint = f"{plan.label} exists, and deploying does not change it: leave it out"
+        raise InvalidInput(f"options.{next(iter(given))}", next(iter(given.values())), hint)
     # A deployment without a noted job is what a killed process left: it is deployed again, to have a job to wait for.
     started = Notes(name=plan.spec.name, spec=plan.digest, made=notes.made)
     try:
