@@ -17,7 +17,7 @@ def test_a_broken_pair_of_versions_is_named_with_the_remedy(
 ) -> None:
     installed(monkeypatch, prefect, fastapi)
     with temporary_settings({PREFECT_API_URL: None}):
-        with pytest.raises(ModelDeployError, match="install 'fastapi<0.151'"):
+        with pytest.raises(ModelDeployError, match=r"install 'fastapi<0\.151'"):
             compat.check_prefect_server()
         with pytest.warns(UserWarning, match=f"fastapi={fastapi} breaks the server of prefect={prefect}"):
             compat.warn_if_server_cannot_start()

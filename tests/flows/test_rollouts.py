@@ -87,7 +87,7 @@ async def test_without_traffic_there_is_no_verdict_and_the_plan_says_what_then(s
 
 
 async def test_undecided_can_hold_the_split_for_a_person_who_rolls_it_back(site: Site) -> None:
-    plan = QUICK.model_copy(update={"deadline_seconds": 3.0, "on_undecided": "hold"})
+    plan = QUICK.model_copy(update={"steps": (50,), "deadline_seconds": 3.0, "on_undecided": "hold"})
     record = await canary_rollout(site.target, site.spec("2"), plan)
     model = site.target.model
     assert record.outcome == "held"

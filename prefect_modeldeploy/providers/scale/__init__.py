@@ -52,7 +52,7 @@ class ScaleCredentials(ServingCredentials):
 
     _block_type_name = "Scale Credentials"
     _block_type_slug = "scale-credentials"
-    _logo_url = "https://raw.githubusercontent.com/prefect-modeldeploy/prefect-modeldeploy/main/logo.png"  # type: ignore[assignment]
+    _logo_url = "https://cdn.sanity.io/images/3ugk85nk/production/c6f20e556dd16effda9df16551feecfb5822092b-48x48.png"  # type: ignore[assignment]
     _documentation_url = "https://github.com/prefect-modeldeploy/prefect-modeldeploy/blob/main/prefect_modeldeploy/docs/providers/scale.md"  # type: ignore[assignment]
     _description = "Models, deployments and model servers on Scale's Generative AI Platform (SGP)."
 
