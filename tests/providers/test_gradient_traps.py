@@ -295,11 +295,13 @@ async def test_an_answer_that_is_no_page_is_an_error_and_no_crash(body: Any) -> 
             await RestApi(transport).find()
 
 
-async def test_pages_without_end_are_left() -> None:
-    page = {"hasMore": True, "items": [], "nextPage": "again"}
-    async with answered(200, page) as transport:
+async def test_pages_without_end_are_left_when_a_cursor_comes_again() -> None:
+    async with gradient() as (sandbox, client):
+        page = {"hasMore": True, "items": [], "nextPage": "again"}
+        await sandbox.control.fault(path="/v1/projects/*", kind="status", status=200, body=page, times=None)
         with pytest.raises(ProviderError, match="do not end"):
-            await RestApi(transport).find()
+            await client.find()
+        assert len(await sandbox.control.requests()) == 2
 
 
 @pytest.mark.parametrize("api", ["rest", "graphql"])
