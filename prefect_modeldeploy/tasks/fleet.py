@@ -85,7 +85,8 @@ class _Zero:
     async def _busy(self, deployment: Deployment) -> str | None:
         if self._idle is None:
             return None
-        idle = await self._client.idle_seconds(deployment.id)
+        known = self._client.can(Capability.METRICS)
+        idle = await self._client.idle_seconds(deployment.id) if known else None
         if idle is None:
             return "nobody knows how long it has been idle"
         return f"had a request {idle:.0f} s ago" if idle < self._idle else None
