@@ -29,7 +29,7 @@ from prefect_modeldeploy.errors import (
     WaitTimeout,
 )
 from prefect_modeldeploy.providers.gradient import GradientClient, GradientCredentials, GradientGraphClient
-from tests.providers.gradient_kit import QUICK, a_spec, block, graph_spec
+from tests.providers.gradient_kit import QUICK, a_spec, block, gradient, graph_spec, shared_sandbox
 from tests.sandbox.kit import RunningSandbox, running_sandbox
 
 GONE = "00000000-0000-4000-8000-000000000000"
@@ -40,7 +40,7 @@ MakeSpec = Callable[..., DeploymentSpec]
 
 @pytest_asyncio.fixture
 async def sandbox() -> AsyncIterator[RunningSandbox]:
-    async with running_sandbox("gradient") as running:
+    async with shared_sandbox() as running:
         yield running
 
 
@@ -418,14 +418,15 @@ async def test_metrics_come_in_three_shapes_and_are_read_as_one(rest: GradientCl
         await rest.metrics(made.id, "cpu", "year")  # type: ignore[arg-type]
 
 
-async def test_idleness_is_told_by_the_last_request(sandbox: RunningSandbox, rest: GradientClient) -> None:
-    made = await rest.create(a_spec())
-    await rest.predict(made.id, [1])
-    assert await rest.idle_seconds(made.id) == 0
-    await sandbox.control.advance(600)
-    assert await rest.idle_seconds(made.id) == pytest.approx(600, abs=60)
-    await sandbox.control.advance(5 * 3600)
-    assert await rest.idle_seconds(made.id) == pytest.approx(5 * 3600 + 600, abs=900)
+async def test_idleness_is_told_by_the_last_request() -> None:
+    async with gradient(own=True) as (sandbox, rest):
+        made = await rest.create(a_spec())
+        await rest.predict(made.id, [1])
+        assert await rest.idle_seconds(made.id) == 0
+        await sandbox.control.advance(600)
+        assert await rest.idle_seconds(made.id) == pytest.approx(600, abs=60)
+        await sandbox.control.advance(5 * 3600)
+        assert await rest.idle_seconds(made.id) == pytest.approx(5 * 3600 + 600, abs=900)
 
 
 async def test_activity_tells_who_did_what(rest: GradientClient) -> None:

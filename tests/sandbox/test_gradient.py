@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prefect_modeldeploy.sandbox.gradient.query import BadQuery, parse
+from tests.conftest import eventually
+from tests.providers.gradient_kit import shared_sandbox
 from tests.sandbox.kit import RunningSandbox, running_sandbox
 
 V1 = {"apiVersion": "v1", "name": "demo", "image": "nginx", "resources": {"machineType": "C4", "ports": [80]}}
@@ -32,7 +34,7 @@ def http_of(sandbox: RunningSandbox) -> httpx.AsyncClient:
 
 @pytest_asyncio.fixture
 async def sandbox() -> AsyncIterator[RunningSandbox]:
-    async with running_sandbox("gradient") as running:
+    async with shared_sandbox() as running:
         yield running
 
 
@@ -138,18 +140,25 @@ async def test_a_new_version_is_seen_late_when_told_to(
     assert images == ["nginx", "nginx", "nginx:2"]
 
 
-async def test_the_autoscaler_follows_the_load(sandbox: RunningSandbox, http: httpx.AsyncClient, project: str) -> None:
-    scaling = {"maxReplicas": 3, "metrics": [{"metric": "cpu", "summary": "average", "value": 50}]}
-    made = await up(http, project, {**V1, "resources": {**V1["resources"], "autoscaling": scaling}})  # type: ignore[dict-item]
-    await sandbox.control.behave(match="demo", latency_seconds=0.5)
-    load = [asyncio.create_task(http.post(f"/endpoints/{made}", json=1)) for _ in range(12)]
-    await asyncio.sleep(0.25)
-    [run] = await see(http, made, "/runs")
-    assert (run["replicas"], run["readyReplicas"]) == (3, 3)
-    assert {answer.status_code for answer in await asyncio.gather(*load)} == {200}
-    await sandbox.control.advance(400)
-    [run] = await see(http, made, "/runs")
-    assert run["replicas"] == 1
+async def test_the_autoscaler_follows_the_load() -> None:
+    async with running_sandbox("gradient") as sandbox, http_of(sandbox) as http:
+        scaling = {"maxReplicas": 3, "metrics": [{"metric": "cpu", "summary": "average", "value": 50}]}
+        resources = {"machineType": "C4", "ports": [80], "autoscaling": scaling}
+        made = await up(http, sandbox["gradient"]["seed"]["project_id"], {**V1, "resources": resources})
+        await sandbox.control.behave(match="demo", latency_seconds=0.5)
+        load = [asyncio.create_task(http.post(f"/endpoints/{made}", json=1)) for _ in range(12)]
+
+        async def counts() -> tuple[int, int]:
+            [run] = await see(http, made, "/runs")
+            return run["replicas"], run["readyReplicas"]
+
+        async def grown() -> bool:
+            return await counts() == (3, 3)
+
+        await eventually(grown)
+        assert {answer.status_code for answer in await asyncio.gather(*load)} == {200}
+        await sandbox.control.advance(400)
+        assert await counts() == (1, 1)
 
 
 async def test_a_secret_protects_an_endpoint(http: httpx.AsyncClient, project: str) -> None:
