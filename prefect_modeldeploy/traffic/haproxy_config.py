@@ -223,7 +223,8 @@ def _defaults(settings: Settings) -> list[str]:
         "  option abortonclose",
         "  option redispatch 1",
         "  option idle-close-on-response",  # a reload closes no connection that a client may be about to use
-        "  retries 3",
+        # A replica's death can cost a request two tries: the one that is cut off, and one that is refused.
+        "  retries 5",
         "  timeout connect 5s",
         "  timeout check 5s",
         f"  timeout client {seconds}",

@@ -324,6 +324,27 @@ async def test_a_replica_that_dies_under_load_costs_no_client_an_error(node: Run
     assert len(statuses) > 100
 
 
+async def test_two_deaths_in_a_row_cost_no_client_an_error(node: RunningNode) -> None:
+    """The requests that the first one had go to the second, which dies with them as well."""
+    ready = await node.deploy("f-both", "toy_models:pid", autoscaling=Autoscaling(min_replicas=2))
+    async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
+
+        async def many() -> list[int]:
+            answers = await asyncio.gather(*(http.post(f"{ready.endpoint_url}/predict", json=1) for _ in range(32)))
+            return [answer.status_code for answer in answers]
+
+        assert await many() == [200] * 32  # every connection has had its first request
+        pids = await node.replica_pids("f-both")
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        held = asyncio.create_task(many())
+        await eventually(lambda: _in_flight(node, "f-both"))
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+            await asyncio.sleep(0.03)  # so that requests of the first reach the second
+        assert await held == [200] * 32
+
+
 async def test_replicas_see_their_environment_and_no_secret_of_the_node(node: RunningNode) -> None:
     ready = await node.deploy(
         "e-env", "toy_models:environment", env={"FLAVOUR": "mint"}, options={"working_directory": str(MODELS)}
