@@ -1,13 +1,28 @@
 """Shared parts of the tests. Everything here is real: servers listen on sockets, Prefect runs its own server."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 import pytest
 import stamina
 import uvicorn
 from starlette.types import ASGIApp
+
+from tests import prefect_server as prefect_server_process
+
+_at_end = ExitStack()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A session with worker processes has one Prefect server for them all."""
+    if getattr(config.option, "numprocesses", None):  # not so in the workers themselves
+        _at_end.enter_context(prefect_server_process.shared_server())
+
+
+def pytest_unconfigure() -> None:
+    _at_end.close()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -39,7 +54,7 @@ async def serve(app: ASGIApp) -> AsyncIterator[str]:
 
 
 async def eventually(
-    condition: Callable[[], object] | Callable[[], Awaitable[object]], seconds: float = 20.0
+    condition: Callable[[], object] | Callable[[], Awaitable[object]], seconds: float = 60.0
 ) -> object:
     """Poll until the condition holds and return its value; fail the test when it does not in time."""
     async with asyncio.timeout(seconds):
@@ -62,8 +77,14 @@ def no_trace_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
-    """A real Prefect server with a database of its own, for the whole session."""
+    """A real Prefect server with a database of its own, for the whole session: one for all its worker processes."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=90):
-        yield
+    if (url := os.environ.get(prefect_server_process.SHARED)) is None:
+        with prefect_test_harness(server_startup_timeout=90):
+            yield
+    else:
+        prefect_server_process.wait_for(url)
+        with temporary_settings({PREFECT_API_URL: url}):
+            yield

@@ -35,18 +35,22 @@ def test_every_provider_is_here() -> None:
     assert {type(block) for block in BLOCKS} == set(get_args(Credentials))
 
 
-@pytest.mark.parametrize("saved_before", [True, False], ids=["by reference", "inline"])
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: type(block).__name__)
-async def test_a_saved_target_comes_back_with_the_same_credentials(block: Block, saved_before: bool) -> None:
-    name = f"{type(block).__name__.lower()}-{'reference' if saved_before else 'inline'}"
-    if saved_before:
-        await block.save(name, overwrite=True)
-        block = await type(block).aload(name)
-    target = DeploymentTarget(credentials=block, model="m", endpoint="e")
-    await target.save(name, overwrite=True)
-    loaded = await DeploymentTarget.aload(name)
-    assert type(loaded.credentials) is type(block)
-    assert loaded.credentials.model_dump() == block.model_dump()
+async def test_a_saved_target_comes_back_with_the_same_credentials(block: Block) -> None:
+    name = type(block).__name__.lower()
+    await block.save(name, overwrite=True)
+    await _comes_back(await type(block).aload(name))
+
+
+async def test_credentials_that_were_never_saved_by_themselves_are_saved_with_the_target() -> None:
+    await _comes_back(ScaleCredentials(api_key=KEY, account_id="inline"))
+
+
+async def _comes_back(credentials: Block) -> None:
+    await DeploymentTarget(credentials=credentials, model="m", endpoint="e").save("back", overwrite=True)
+    loaded = await DeploymentTarget.aload("back")
+    assert type(loaded.credentials) is type(credentials)
+    assert loaded.credentials.model_dump() == credentials.model_dump()
 
 
 def test_a_foreign_field_is_refused_by_name() -> None:

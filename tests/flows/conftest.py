@@ -9,10 +9,9 @@ from typing import Any
 import pytest_asyncio
 
 from prefect_modeldeploy import CanaryPlan, DeploymentSpec, DeploymentTarget, JudgePlan, LocalServing
-from prefect_modeldeploy.flows import promote_to_production
 from prefect_modeldeploy.local.autostart import stop_node
 from prefect_modeldeploy.target import client_of, router_of
-from prefect_modeldeploy.traffic.endpoint import Endpoint
+from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm
 from tests.traffic.load import Answers, load
 
 MODELS = Path(__file__).parent / "models"
@@ -85,5 +84,10 @@ async def new_site(home: Path, prefect_server: None) -> Callable[[str], Site]:
 async def site(new_site: Callable[[str], Site], request: Any) -> Site:
     """A target of its own for each test, with version 1 in production."""
     site = new_site(f"m{abs(hash(request.node.name)) % 10**8}")
-    await promote_to_production(site.target, site.spec("1", "good"))
+    async with client_of(site.target) as client:
+        first = await client.create(site.spec("1", "good"))
+        async for _ in client.wait([first.id], lambda deployment: deployment.ready):
+            pass
+        stable = EndpointArm(name="stable", upstream=first.id, weight=100)
+        await client.router().put_endpoint(Endpoint(name=site.target.endpoint, arms=(stable,)))
     return site

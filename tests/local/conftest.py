@@ -36,7 +36,7 @@ class RunningNode:
         created = await self.client.create_deployment(spec)
         return await self.until(name, DeploymentStatus.READY) if wait else created
 
-    async def until(self, name: str, status: DeploymentStatus, seconds: float = 20.0) -> Deployment:
+    async def until(self, name: str, status: DeploymentStatus, seconds: float = 60.0) -> Deployment:
         """Wait for a status; fail at once when the deployment fails instead."""
         async with asyncio.timeout(seconds):
             while (seen := await self.client.get_deployment(name)).status is not status:
