@@ -99,6 +99,26 @@ def demo(*, json: Json = False) -> None:
     sys.exit(tell(as_json=json))
 
 
+@app.command
+def halt(
+    why: Annotated[str, Parameter(help="The reason, for those whose rollouts turn back.")],
+) -> None:
+    """Press the red button: turn every rollout back, on every machine, and let no new one begin."""
+    from prefect_modeldeploy.tasks import _red_button
+
+    asyncio.run(_red_button.press(why))
+    _out.print("halted; every rollout turns back within seconds. To let them begin again: modeldeploy allow")
+
+
+@app.command
+def allow() -> None:
+    """Release the red button: rollouts may begin again."""
+    from prefect_modeldeploy.tasks import _red_button
+
+    released = asyncio.run(_red_button.release())
+    _out.print("rollouts may begin again" if released else "nothing was halted")
+
+
 @app.command(name="deployments-path")
 def deployments_path() -> None:
     """Print the path of the packaged prefect.yaml, for `prefect deploy --prefect-file`."""

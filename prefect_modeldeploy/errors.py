@@ -15,7 +15,8 @@
      │    └── StaleEpoch               another rollout has taken over this endpoint
      ├── NodeError                the local serving node could not be started or reached
      └── RolloutError             a rollout cannot go on; its record says where it stands
-          └── RolloutInProgress        the endpoint has a rollout already
+          ├── RolloutInProgress        the endpoint has a rollout already
+          └── RolloutsHalted           the red button is pressed; no rollout may begin
 
 Catch `ModelDeployError` for all of them. A message names the field or the object, the value, and what to do next;
 it never holds a secret.
@@ -143,3 +144,7 @@ class RolloutError(ModelDeployError):
 
 class RolloutInProgress(RolloutError):
     """The endpoint has a rollout already."""
+
+
+class RolloutsHalted(RolloutError):
+    """Somebody halted all rollouts; nothing was changed."""

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 import anyio
 
 from prefect_modeldeploy.errors import RolloutError, StaleEpoch
-from prefect_modeldeploy.rollout import Effect, Phase, RolloutRecord, abort, next_effect
-from prefect_modeldeploy.tasks import _journal
+from prefect_modeldeploy.rollout import Effect, Phase, RolloutRecord, abort, in_flight, next_effect
+from prefect_modeldeploy.tasks import _journal, _red_button
 from prefect_modeldeploy.transport import Logger
 
 Perform = Callable[[Effect, RolloutRecord], Awaitable[RolloutRecord]]
@@ -21,7 +21,8 @@ _ON_THE_WAY_BACK = frozenset({Phase.ROLLING_BACK, Phase.RESTORED, Phase.DETACHED
 async def drive(record: RolloutRecord, perform: Perform, logger: Logger) -> RolloutRecord:
     """Do what the machine says until the rollout has ended; returns the last record.
 
-    A failed effect turns the rollout back; so does the cancellation of the flow run, within its 30 s.
+    A failed effect turns the rollout back; so does the red button, at once and in the middle of an effect, and the
+    cancellation of the flow run, within its 30 s.
 
     Raises:
         StaleEpoch: Another rollout owns the endpoint; nothing more was changed.
@@ -41,7 +42,7 @@ async def drive(record: RolloutRecord, perform: Perform, logger: Logger) -> Roll
 async def _step(record: RolloutRecord, effect: Effect, perform: Perform, logger: Logger) -> RolloutRecord:
     logger.debug("%s: %s", record.endpoint, effect)
     try:
-        after = await perform(effect, record)
+        after = await _unless_halted(perform(effect, record), record, logger)
     except StaleEpoch:
         raise
     except Exception as error:
@@ -52,6 +53,23 @@ async def _step(record: RolloutRecord, effect: Effect, perform: Perform, logger:
             ) from error
         logger.error("%s: %s failed, rolling back: %s", record.endpoint, effect, _reason(error))
     return await _journal.save(after)
+
+
+async def _unless_halted(work: Awaitable[RolloutRecord], record: RolloutRecord, logger: Logger) -> RolloutRecord:
+    """Do an effect of a rollout that can still be turned back, but let go of it when the red button is pressed."""
+    if not in_flight(record) or record.kind == "roll_back":
+        return await work
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(_red_button.until_pressed(logger))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        return abort(record, f"all rollouts were halted: {watching.result()}", decided_by="red button")
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
 
 
 def _reason(error: Exception) -> str:

@@ -8,13 +8,13 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from prefect_modeldeploy.deployments import Deployment, DeploymentSpec
-from prefect_modeldeploy.errors import InvalidInput, NotFound, RolloutError, RolloutInProgress
+from prefect_modeldeploy.errors import InvalidInput, NotFound, RolloutError, RolloutInProgress, RolloutsHalted
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Approval, Effects
 from prefect_modeldeploy.flows._identity import who_started
 from prefect_modeldeploy.rollout import CanaryPlan, Phase, RolloutRecord
 from prefect_modeldeploy.target import DeploymentTarget, router_of
-from prefect_modeldeploy.tasks import _journal
+from prefect_modeldeploy.tasks import _journal, _red_button
 from prefect_modeldeploy.tasks.deployments import aget_deployment
 from prefect_modeldeploy.tasks.traffic import aclaim_endpoint
 from prefect_modeldeploy.traffic.endpoint import Endpoint
@@ -103,7 +103,15 @@ async def new_record(
     mode: Literal["swap", "native"] = "swap",
     note: str = "",
 ) -> RolloutRecord:
-    """A record to begin with. Raises InvalidInput if the candidate serves already, NotFound if there is none."""
+    """A record to begin with.
+
+    Raises:
+        InvalidInput: The candidate serves already.
+        NotFound: There is no such candidate.
+        RolloutsHalted: The red button is pressed; only roll-backs may begin.
+    """
+    if kind != "roll_back" and (why := await _red_button.pressed()):
+        raise RolloutsHalted(f"all rollouts are halted: {why}; `modeldeploy allow` lets them begin again")
     spec = candidate if isinstance(candidate, DeploymentSpec) else None
     name = _id_of(candidate)
     if stable is not None and stable.id == name:

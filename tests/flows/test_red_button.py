@@ -1,0 +1,83 @@
+"""The red button turns every rollout back, wherever it stands, and lets no new one begin."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from prefect.settings import get_current_settings
+from prefect.testing.utilities import prefect_test_harness
+
+from prefect_modeldeploy import canary_rollout, roll_back
+from prefect_modeldeploy.errors import RolloutsHalted
+from prefect_modeldeploy.flows import promote_to_production
+from tests.conftest import eventually
+from tests.flows.conftest import QUICK, Site
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def prefect_server() -> Iterator[None]:
+    """A server of its own: the button is pressed for all who share one."""
+    with prefect_test_harness(server_startup_timeout=90):
+        yield
+
+
+def modeldeploy(*arguments: str) -> str:
+    environment = {**os.environ, "PREFECT_API_URL": get_current_settings().api.url or ""}
+    command = [sys.executable, "-m", "prefect_modeldeploy.cli", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+@contextmanager
+def halted(why: str) -> Iterator[None]:
+    assert "halted" in modeldeploy("halt", why)
+    try:
+        yield
+    finally:
+        assert "may begin again" in modeldeploy("allow")
+    assert "nothing was halted" in modeldeploy("allow")
+
+
+async def test_a_rollout_under_way_gives_the_traffic_back_and_takes_its_canary_down(site: Site) -> None:
+    plan = QUICK.model_copy(update={"step_seconds": 25.0})
+    async with await site.load() as answers:
+        await site.history(answers)
+        running = asyncio.create_task(canary_rollout(site.target, site.spec("2"), plan))
+        await eventually(lambda: answers.by_arm["canary"] > 20)
+        with halted("incident 12"):
+            record = await running
+    assert (record.outcome, record.decided_by) == ("rolled_back", "red button")
+    assert "incident 12" in record.reason
+    assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
+    assert f"{site.target.model}-2" not in await site.deployments()
+    assert not [failure for failure in answers.failures if failure != "status 500"]
+
+
+async def test_a_deployment_that_never_gets_ready_is_not_waited_for(site: Site) -> None:
+    spec = site.spec("2").model_copy(update={"source": "takes_for_ever:predict"})
+    running = asyncio.create_task(canary_rollout(site.target, spec, QUICK))
+
+    async def is_starting() -> bool:
+        return f"{site.target.model}-2" in await site.deployments()
+
+    await eventually(is_starting)
+    with halted("wrong model"):
+        record = await running
+    assert (record.outcome, record.decided_by) == ("rolled_back", "red button")
+
+
+async def test_nothing_new_begins_but_roll_backs(site: Site) -> None:
+    await promote_to_production(site.target, site.spec("2"))
+    before = await site.deployments()
+    with halted("freeze"):
+        for start in (canary_rollout, promote_to_production):
+            with pytest.raises(RolloutsHalted, match="freeze"):
+                await start(site.target, site.spec("3"))
+        assert set(await site.deployments()) == set(before)
+        await roll_back(site.target)
+    assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
