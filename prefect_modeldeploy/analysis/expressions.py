@@ -224,7 +224,7 @@ def _item(node: _Node, index: _Node) -> _Node:
         values, at = node(facts), _number(index(facts))
         if not isinstance(values, Sequence) or isinstance(values, str):
             raise ConditionError("only lists can be indexed")
-        if at != int(at) or not 0 <= at < len(values):
+        if not 0 <= at < len(values) or at != int(at):
             raise NoData(f"there is no element {at:g} of {len(values)}")
         return values[int(at)]
 
@@ -286,7 +286,7 @@ def _length(arguments: list[_Lazy]) -> float:
 
 _FUNCTIONS: dict[str, tuple[int, int, Callable[[list[_Lazy]], Value]]] = {
     "isNaN": (1, 1, _is_nan),
-    "isInf": (1, 1, lambda arguments: math.isinf(_number(arguments[0]()))),
+    "isInf": (1, 1, lambda arguments: abs(_number(arguments[0]())) == math.inf),
     "hasData": (1, 1, _has_data),
     "default": (2, 2, _default),
     "abs": (1, 1, lambda arguments: abs(_number(arguments[0]()))),
