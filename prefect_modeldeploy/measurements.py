@@ -194,7 +194,10 @@ class Window:
         seconds: Length of the window.
         share: Share of the requests that the router was asked to send to the canary, 0 to 1; None if unknown.
 
-    A request belongs to the window in which it *arrived*, so that a slow arm is not mistaken for a small share.
+    Every request is in one window, with the share that was asked for when it was *sent*. Best is the window in which it
+    arrived, given to the judge once all of its requests have ended. Windows of requests that *ended* in them, as the
+    gateway makes them, need no waiting but lack what is still under way, which is more on a slower arm: tell the judge
+    how long an answer may take (`JudgeSettings.in_flight_seconds`).
     """
 
     id: str

@@ -28,6 +28,8 @@ class JudgeSettings:
         canary_share: Share of the requests that the router is asked to send to the canary, for windows that do not
             say it themselves. None: the split is not checked.
         split_tolerance: Relative error of the smaller arm's share that is no alarm.
+        in_flight_seconds: The longest that an answer may take, where windows hold the requests that ended in them:
+            so much of the canary's traffic may be missing without an alarm. 0: windows hold what arrived in them.
     """
 
     alpha: float = 0.05
@@ -39,6 +41,7 @@ class JudgeSettings:
     history: Sequence[Arm] = ()
     canary_share: float | None = None
     split_tolerance: float = 0.05
+    in_flight_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         for field in ("alpha", "beta", "margin"):
@@ -53,6 +56,8 @@ class JudgeSettings:
             raise InvalidInput("canary_share", self.canary_share, "must be between 0 and 1 (a share, not percent)")
         if not 0 <= self.split_tolerance < 1:
             raise InvalidInput("split_tolerance", self.split_tolerance, "must be at least 0 and below 1")
+        if not self.in_flight_seconds >= 0:
+            raise InvalidInput("in_flight_seconds", self.in_flight_seconds, "must not be negative")
         names = [metric.name for metric in self.metrics]
         if not names:
             raise InvalidInput("metrics", self.metrics, "at least one metric is needed to judge anything")
@@ -70,5 +75,5 @@ class JudgeSettings:
     @property
     def fingerprint(self) -> str:
         """Changes with the rules that evidence depends on: it must not be continued under others."""
-        rules = (self.alpha, self.beta, self.margin, self.split_tolerance, tuple(self.metrics))
+        rules = (self.alpha, self.beta, self.margin, self.split_tolerance, self.in_flight_seconds, tuple(self.metrics))
         return hashlib.sha256(repr(rules).encode()).hexdigest()[:12]

@@ -55,7 +55,7 @@ class ThresholdJudge:
         self._seconds += window.seconds
         self._canary_requests += window.canary.requests
         share = self._share if window.share is None else window.share
-        self._split.observe(share, window.canary.requests, window.baseline.requests)
+        self._split.observe(share, window.canary.requests, window.baseline.requests, window.seconds)
         for rhythm, (canary, baseline) in self._gathered.items():
             self._gathered[rhythm] = (canary + slim(window.canary), baseline + slim(window.baseline))
         if not self._split.failed:

@@ -14,6 +14,9 @@ from prefect_modeldeploy.rollout.timeline import ArmPoint, Point
 
 NOTHING = Arm(0, 0)
 
+IN_FLIGHT_SECONDS = 300.0
+"""The gateway's windows hold the requests that ended in them, and it gives an answer so long at most by default."""
+
 
 def settings_of(plan: JudgePlan, history: Sequence[Arm] = ()) -> JudgeSettings:
     """What the judge is told. `history` are the stable version's windows before the rollout, in order."""
@@ -27,6 +30,7 @@ def settings_of(plan: JudgePlan, history: Sequence[Arm] = ()) -> JudgeSettings:
         min_requests=plan.min_requests,
         metrics=metrics,
         history=history,
+        in_flight_seconds=IN_FLIGHT_SECONDS,
     )
 
 

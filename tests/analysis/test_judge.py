@@ -244,10 +244,40 @@ class TestSplit:
                 verdict = judge.observe(Window(f"{number}", window.canary, window.baseline, 10.0, asked))
         assert not verdict.split_ok
 
+    def late(self, in_flight_seconds, late_seconds, answered=1.0, failing=0.0):
+        """Windows of requests that ended in them; the canary answers, or fails, so many seconds later than stable."""
+        judge = Judge(JudgeSettings(metrics=FAILURES, in_flight_seconds=in_flight_seconds))
+        for second in range(120):
+            ended = int(5 * answered) if second >= late_seconds else 0
+            yield judge.observe(Window(f"{second}", Arm(ended, int(ended * failing)), Arm(45, 0), 1.0, share=0.1))
+
+    def test_a_slow_canary_is_not_taken_for_a_wrong_router(self):
+        assert all(verdict.split_ok for verdict in self.late(60.0, late_seconds=30))
+        assert not all(verdict.split_ok for verdict in self.late(0.0, late_seconds=30)), "nobody said it may take long"
+
+    def test_a_canary_that_hangs_is_rolled_back_at_its_first_timeouts(self):
+        verdicts = list(self.late(60.0, late_seconds=60, failing=1.0))
+        assert {verdict.decision for verdict in verdicts[:60]} == {"continue"}
+        assert verdicts[65].decision == "roll_back"
+
+    def test_what_requests_under_way_cannot_explain_is_held_against_the_router(self):
+        assert not list(self.late(20.0, late_seconds=0, answered=0.5))[-1].split_ok
+        judge = Judge(JudgeSettings(metrics=FAILURES, in_flight_seconds=300.0))
+        verdict = judge.observe(Window("1", Arm(250, 2), Arm(250, 2), 10.0, share=0.1))
+        assert not verdict.split_ok, "a canary that gets too much is seen at once"
+
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("alpha", 0.0), ("beta", 1.0), ("margin", -0.1), ("min_requests", -1), ("canary_share", 10.0), ("metrics", ())],
+    [
+        ("in_flight_seconds", -1.0),
+        ("alpha", 0.0),
+        ("beta", 1.0),
+        ("margin", -0.1),
+        ("min_requests", -1),
+        ("canary_share", 10.0),
+        ("metrics", ()),
+    ],
 )
 def test_settings_that_cannot_work_are_refused_by_name(field, value):
     with pytest.raises(InvalidInput, match=field):
