@@ -18,8 +18,10 @@ from prefect_modeldeploy.analysis.codec import Reader, Writer
 from prefect_modeldeploy.analysis.evalue import Tally
 
 _FEWEST_BLOCKS = 8
+_FEWEST_LIVE_BLOCKS = 3
 BLOCK_SECONDS = 10.0
-"""Without a history the baseline's live windows are gathered into blocks of this length."""
+"""Without a history the baseline's live windows are gathered into blocks of this length, and groups of six blocks."""
+_GROUP = 6
 
 
 def excess_dispersion(windows: Sequence[Tally]) -> float:
@@ -37,9 +39,7 @@ def excess_dispersion(windows: Sequence[Tally]) -> float:
             sum(t.requests for t in blocks),
             len(blocks),
         )
-        error = math.sqrt(2.0 / (len(blocks) - 1))
-        evident = spread > 1.0 + 3.0 * error
-        worst = max(worst, spread * (1.0 + error) - 1.0 if evident else spread - 1.0 - error)
+        worst = max(worst, _beyond_chance(spread, len(blocks)))
         blocks = [
             Tally(a.requests + b.requests, a.events + b.events) for a, b in zip(blocks[::2], blocks[1::2], strict=False)
         ]
@@ -54,6 +54,12 @@ def _pearson(sum_of_squares: float, events: int, requests: int, blocks: int) -> 
     return (sum_of_squares - events * rate) / (rate * (1.0 - rate)) / (blocks - 1)
 
 
+def _beyond_chance(spread: float, blocks: int) -> float:
+    error = math.sqrt(2.0 / (blocks - 1))
+    evident = spread > 1.0 + 3.0 * error
+    return spread * (1.0 + error) - 1.0 if evident else spread - 1.0 - error
+
+
 def temper(canary: float, baseline: float, excess: float) -> float:
     """phi: what to divide the log payoff of a window with so many requests by."""
     share = canary / (canary + baseline)
@@ -66,12 +72,12 @@ class LiveDispersion:
     It starts at 0, so the first blocks are taken as independent; a history is better.
     """
 
-    __slots__ = ("_blocks", "_open", "_open_seconds", "_squares")
+    __slots__ = ("_blocks", "_group", "_group_squares", "_open", "_open_seconds", "_squares")
 
     def __init__(self) -> None:
         self._blocks = 0
-        self._squares = self._open_seconds = 0.0
-        self._open = Tally(0, 0)
+        self._squares = self._group_squares = self._open_seconds = 0.0
+        self._open = self._group = Tally(0, 0)
 
     def excess(self, baseline: Tally, total: int) -> float:
         """Excess dispersion of all the traffic, by what the baseline arm showed in closed blocks.
@@ -80,29 +86,42 @@ class LiveDispersion:
             baseline: Everything that was added so far.
             total: Requests of both arms in the same windows.
         """
-        if self._blocks < 3:
+        if self._blocks < _FEWEST_LIVE_BLOCKS:
             return 0.0
-        events, requests = baseline.events - self._open.events, baseline.requests - self._open.requests
-        spread = _pearson(self._squares, events, requests, self._blocks)
-        return max(0.0, spread - 1.0) * total / baseline.requests
+        blocks = _less(baseline, self._open)
+        worst = _beyond_chance(_pearson(self._squares, blocks.events, blocks.requests, self._blocks), self._blocks)
+        if (groups := self._blocks // _GROUP) >= _FEWEST_LIVE_BLOCKS:
+            grouped = _less(blocks, self._group)
+            spread = _pearson(self._group_squares, grouped.events, grouped.requests, groups)
+            worst = max(worst, _beyond_chance(spread, groups))
+        return max(0.0, worst) * total / baseline.requests
 
     def add(self, window: Tally, seconds: float) -> None:
         """Count one window of the baseline."""
         self._open = Tally(self._open.requests + window.requests, self._open.events + window.events)
         self._open_seconds += seconds
-        if self._open_seconds >= BLOCK_SECONDS and self._open.requests:
-            self._squares += self._open.events**2 / self._open.requests
-            self._blocks += 1
-            self._open, self._open_seconds = Tally(0, 0), 0.0
+        if self._open_seconds < BLOCK_SECONDS or not self._open.requests:
+            return
+        self._squares += self._open.events**2 / self._open.requests
+        self._blocks += 1
+        self._group = Tally(self._group.requests + self._open.requests, self._group.events + self._open.events)
+        self._open, self._open_seconds = Tally(0, 0), 0.0
+        if self._blocks % _GROUP == 0:
+            self._group_squares += self._group.events**2 / self._group.requests
+            self._group = Tally(0, 0)
 
     def write(self, writer: Writer) -> None:
         """Save everything that changes."""
-        writer.counts((self._blocks, *self._open))
-        writer.double(self._squares)
-        writer.double(self._open_seconds)
+        writer.counts((self._blocks, *self._open, *self._group))
+        for value in (self._squares, self._group_squares, self._open_seconds):
+            writer.double(value)
 
     def read(self, reader: Reader) -> None:
         """Take over what `write` saved."""
-        self._blocks, requests, events = reader.counts(3)
-        self._open = Tally(requests, events)
-        self._squares, self._open_seconds = reader.double(), reader.double()
+        self._blocks, *counts = reader.counts(5)
+        self._open, self._group = Tally(*counts[:2]), Tally(*counts[2:])
+        self._squares, self._group_squares, self._open_seconds = (reader.double() for _ in range(3))
+
+
+def _less(whole: Tally, part: Tally) -> Tally:
+    return Tally(whole.requests - part.requests, whole.events - part.events)

@@ -48,3 +48,23 @@ def test_without_a_history_the_baseline_teaches_it_on_the_way():
         return live.excess(seen, seen.requests)
 
     assert np.median([learnt(seed) for seed in range(20)]) == pytest.approx(5.05, rel=0.3)
+
+
+def test_bursts_of_a_minute_are_learnt_on_the_way_too():
+    def learnt(length):
+        live, seen = LiveDispersion(), Tally(0, 0)
+        for window in bursty(3, 1.0, length=length):
+            live.add(window, 10.0)
+            seen = Tally(seen.requests + window.requests, seen.events + window.events)
+        return live.excess(seen, seen.requests)
+
+    assert learnt(6) > 3 * learnt(1)
+
+
+def test_nothing_is_learnt_before_three_blocks():
+    live = LiveDispersion()
+    for events in (0, 50):
+        live.add(Tally(500, events), 10.0)
+    assert live.excess(Tally(1000, 50), 1100) == 0.0
+    live.add(Tally(500, 0), 10.0)
+    assert live.excess(Tally(1500, 50), 1650) > 10.0
