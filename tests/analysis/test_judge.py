@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from prefect_modeldeploy.analysis import Arm, Failures, Judge, JudgeSettings, Latency, Verdict, Window
+from prefect_modeldeploy.analysis.comparison import Limits
 from prefect_modeldeploy.errors import InvalidInput
 from tests.analysis.simulation import history, latencies, windows
 
@@ -58,11 +59,31 @@ class TestDecisions:
         for window in windows(3, canary=0.2, baseline=0.2, count=60):
             assert judge.observe(window).decision != "roll_back"
 
-    def test_rolling_back_is_final_and_evidence_of_safety_is_not(self):
+    def test_rolling_back_is_final_though_the_evidence_may_vanish(self):
         judge = Judge(JudgeSettings(history=history(4), metrics=FAILURES))
-        stream = [*windows(4, canary=0.3, count=5), *windows(5, canary=0.0, count=300)]
-        verdicts = [judge.observe(Window(f"{n}", w.canary, w.baseline, w.seconds)) for n, w in enumerate(stream)]
-        assert verdicts[4].decision == verdicts[-1].decision == "roll_back"
+        bad = judge_until_decided(judge, windows(4, canary=0.05))
+        assert bad.decision == "roll_back"
+        for w in windows(5, canary=0.0, count=100):
+            verdict = judge.observe(Window(f"good-{w.id}", w.canary, w.baseline, w.seconds))
+        assert verdict.harm_total < verdict.harm_limit, "else this shows nothing"
+        assert verdict.decision == "roll_back"
+        assert verdict.p_harm["failures"] <= bad.p_harm["failures"], "a p-value that holds at every look only falls"
+
+    def test_a_canary_that_was_safe_and_turns_bad_is_not_promoted_any_more(self):
+        judge = Judge(JudgeSettings(history=history(4), metrics=FAILURES))
+        good = judge_until_decided(judge, windows(4, canary=0.01))
+        assert good.decision == "promote"
+        for w in windows(5, canary=0.04, count=6):
+            verdict = judge.observe(Window(f"worse-{w.id}", w.canary, w.baseline, w.seconds))
+        assert verdict.decision != "promote"
+        assert verdict.p_safe["failures"] <= good.p_safe["failures"]
+
+    def test_the_margin_of_rare_failures_is_a_doubling(self):
+        """At 0.2 % a canary of 0.6 % is within the margin of one point, and must not pass for that."""
+        assert [Limits(0.01).capped(rate).margin for rate in (0.5, 0.004, 0.00001)] == [0.01, 0.004, 0.001]
+        judge = Judge(JudgeSettings(history=history(7, rate=0.002), metrics=FAILURES))
+        stream = windows(7, canary=0.006, baseline=0.002, share=0.5, per_second=10.0)
+        assert judge_until_decided(judge, stream).decision == "roll_back"
 
     def test_a_canary_that_turns_bad_late_is_still_found_soon(self):
         judge = Judge(JudgeSettings(history=history(6), metrics=FAILURES))
