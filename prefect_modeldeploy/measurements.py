@@ -145,7 +145,7 @@ class Arm:
     """What one arm experienced during one window.
 
     Args:
-        requests: Requests that count: answered, or failed by the arm. First attempts, not retries.
+        requests: Requests that count: answered, or failed by the arm. What a proxy sent again counts once.
         failures: Those of them that failed: 5xx, timeout, reset by the arm (the one table in the docs).
         latency: Time of each counted request, from the first byte of the head to the last byte of the answer.
         quality: How good the answers were, where that is known; None if it was not looked at.

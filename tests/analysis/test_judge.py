@@ -95,11 +95,17 @@ class TestDecisions:
         assert verdict.decision == "roll_back"
         assert verdict.seconds - 3600 <= 120
 
-    def test_enough_requests_are_waited_for(self):
-        settings = JudgeSettings(history=history(8), metrics=FAILURES, min_requests=100_000)
-        verdict = judge_until_decided(Judge(settings), windows(8, canary=0.01))
-        assert verdict.decision == "continue"
-        assert "more canary requests" in verdict.reason
+    def test_enough_requests_are_waited_for_and_not_one_more(self):
+        def promoted_at(min_requests):
+            settings = JudgeSettings(history=history(8), metrics=FAILURES, min_requests=min_requests)
+            return judge_until_decided(Judge(settings), windows(8, canary=0.01))
+
+        usual = promoted_at(0)
+        assert promoted_at(usual.canary_requests) == usual
+        assert promoted_at(usual.canary_requests + 1).windows > usual.windows
+        never = promoted_at(100_000)
+        assert never.decision == "continue"
+        assert "more canary requests" in never.reason
 
     def test_the_deadline_marks_an_undecided_verdict_and_decides_nothing(self):
         settings = JudgeSettings(max_seconds=30.0, metrics=FAILURES)
