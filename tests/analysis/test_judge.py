@@ -1,9 +1,11 @@
 import json
+import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from prefect_modeldeploy.analysis import Arm, Failures, Judge, JudgeSettings, Latency, Verdict, Window
+from prefect_modeldeploy.analysis import Arm, Failures, Histogram, Judge, JudgeSettings, Latency, Verdict, Window
 from prefect_modeldeploy.analysis.comparison import Limits
 from prefect_modeldeploy.errors import InvalidInput
 from tests.analysis.simulation import history, latencies, windows
@@ -169,6 +171,35 @@ class TestLatency:
         settings = JudgeSettings(history=self.past(3), metrics=(Latency(factor=factor),))
         assert judge_until_decided(Judge(settings), self.stream(3, 1.25, count=200)).decision == decision
 
+    def test_what_is_as_fast_as_the_threshold_is_not_slower(self):
+        """All take the same time, which is the threshold: nothing is slower, on either arm."""
+        same = Histogram.from_seconds([0.2] * 100)
+        judge = Judge(JudgeSettings(metrics=(Latency(thresholds=(0.2,)),)))
+        verdict = judge.observe(Window("1", Arm(100, 0, same), Arm(100, 0, same), 10.0))
+        assert verdict.readings["latency"] == (0.0, 0.0)
+
+    def test_every_threshold_must_be_safe_before_the_promotion(self):
+        """The median is as before, and three times as many are slower than the p99: not worse is proven of one only."""
+        usual, tail = {500: 50, 520: 49, 600: 1}, {500: 50, 520: 47, 600: 3}
+        judge = Judge(JudgeSettings(history=[Arm(100, 0, Histogram(usual))] * 60, metrics=(Latency(),)))
+        for number in range(8):
+            arms = Arm(100, 0, Histogram(tail)), Arm(900, 0, Histogram({at: 9 * n for at, n in usual.items()}))
+            verdict = judge.observe(Window(f"{number}", *arms, 10.0))
+            assert verdict.decision != "promote"
+        assert verdict.safe["latency"] < 0.0
+
+    def test_few_slow_answers_in_a_short_history_do_not_shrink_the_margin_below_the_quantile(self):
+        """One percent is slower than the p99 by definition, also where a history of 100 requests shows none."""
+        history = [Arm(100, 0, Histogram({500: 100}))]
+        judge = Judge(JudgeSettings(history=history, metrics=(Latency(quantiles=(0.99,)),)))
+        for number in range(20):
+            arms = Arm(100, 0, Histogram({500: 100})), Arm(900, 0, Histogram({500: 900}))
+            verdict = judge.observe(Window(f"{number}", *arms, 1.0))
+            if verdict.decision == "promote":
+                break
+        assert verdict.decision == "promote"
+        assert verdict.canary_requests <= 1000, "a margin of 0.1 % would take thousands"
+
     def test_a_promotion_waits_for_latency_that_was_asked_for_and_never_measured(self):
         settings = JudgeSettings(history=history(1), metrics=(Failures(), Latency()))
         verdict = judge_until_decided(Judge(settings), windows(1, canary=0.01, count=200))
@@ -269,6 +300,24 @@ class TestSplit:
             for window in windows(number, 0.01, share=sent, count=30):
                 number += 1
                 verdict = judge.observe(Window(f"{number}", window.canary, window.baseline, 10.0, asked))
+        assert not verdict.split_ok
+
+    @pytest.mark.parametrize(("canary", "ok"), [(960, True), (930, False)])
+    def test_five_percent_of_the_share_are_tolerated_however_long_they_last(self, canary, ok):
+        judge = Judge(JudgeSettings(metrics=FAILURES))
+        for number in range(200):
+            verdict = judge.observe(Window(f"{number}", Arm(canary, 9), Arm(10_000 - canary, 90), 10.0, share=0.1))
+        assert verdict.split_ok is ok
+
+    def test_an_alarm_needs_a_thousand_to_one_over_all_steps_together(self):
+        """In each step the router is a little wrong, too little for an alarm in that step alone."""
+        judge, evidence = Judge(JudgeSettings(metrics=FAILURES)), [0.0]
+        for number, share in enumerate((0.1, 0.2, 0.3, 0.4)):
+            n_c = round(1000 * share * 0.78)
+            verdict = judge.observe(Window(f"{number}", Arm(n_c, 0), Arm(1000 - n_c, 0), 10.0, share=share))
+            evidence.append(verdict.split_evidence)
+        gains = [after - before for before, after in pairwise(evidence)]
+        assert max(gains) < math.log(1000.0) <= evidence[-1]
         assert not verdict.split_ok
 
     def late(self, in_flight_seconds, late_seconds, answered=1.0, failing=0.0):

@@ -1,5 +1,7 @@
 """Model quality, agreement, drift and cost are judged like failures: harm, safety, or nothing yet."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -135,6 +137,19 @@ def test_a_critical_metric_has_an_alarm_of_its_own():
     together = seconds_until_rolled_back((Failures(name="critical", weight=1.0), *idle))
     alone = seconds_until_rolled_back((Failures(name="critical", alpha=0.04), *idle))
     assert alone < together
+
+
+def test_a_part_of_alpha_buys_no_more_than_itself():
+    judge = Judge(JudgeSettings(metrics=(Failures(name="critical", alpha=0.001), Accuracy(required=False))))
+    evidence = 0.0
+    for number in range(100):
+        verdict = judge.observe(Window(f"{number}", Arm(100, 3), Arm(900, 9), 1.0))
+        if verdict.decision == "roll_back":
+            break
+        evidence = verdict.harm["critical"]
+    assert verdict.decision == "roll_back"
+    assert evidence > math.log(20.0), "the whole alpha would have been enough before"
+    assert verdict.harm["critical"] >= math.log(1000.0) > evidence
 
 
 def test_more_alpha_than_there_is_cannot_be_given_away():
