@@ -108,6 +108,7 @@ class TestDecisions:
         never = promoted_at(100_000)
         assert never.decision == "continue"
         assert "more canary requests" in never.reason
+        assert never.forecast_seconds == pytest.approx((100_000 - never.canary_requests) / 5.0, rel=0.1)
 
     def test_the_deadline_marks_an_undecided_verdict_and_decides_nothing(self):
         settings = JudgeSettings(max_seconds=30.0, metrics=FAILURES)

@@ -1,3 +1,4 @@
+import math
 import statistics
 
 import pytest
@@ -35,6 +36,15 @@ def test_bursts_and_smaller_regressions_take_longer():
     small = plan_step(requests_per_second=50, canary_share=0.1, baseline_rate=0.01, regression=1.2)
     assert bursty.seconds_to_roll_back == pytest.approx(plain.seconds_to_roll_back * 2.8)
     assert small.seconds_to_roll_back > plain.seconds_to_roll_back * 10
+
+
+def test_a_metric_that_shares_alpha_with_others_takes_longer():
+    alone, half = (
+        plan_step(requests_per_second=50, canary_share=0.1, baseline_rate=0.01, weight=weight) for weight in (1.0, 0.5)
+    )
+    longer = math.log(6.0 * 20.0 * 2.0) / math.log(6.0 * 20.0)
+    assert half.seconds_to_roll_back == pytest.approx(alone.seconds_to_roll_back * longer)
+    assert half.seconds_to_promote == alone.seconds_to_promote
 
 
 @pytest.mark.parametrize(

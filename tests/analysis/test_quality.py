@@ -68,6 +68,18 @@ def test_drift_of_the_predicted_numbers(shift, decision, past):
     assert 0.0 <= verdict.readings["drift"].canary <= 1.0
 
 
+def test_no_disagreement_at_all_is_no_harm_and_other_numbers_are_not_safe():
+    agreed = Judge(JudgeSettings(metrics=(Agreement(),)))
+    for number in range(100):
+        quality = Quality(compared=50, agreed=50)
+        verdict = agreed.observe(Window(f"{number}", Arm(100, 0, quality=quality), Arm(400, 0), 10.0))
+    assert verdict.harm["agreement"] < 0.0 < verdict.safe["agreement"]
+    rng = np.random.default_rng(5)
+    drifted = Judge(JudgeSettings(metrics=(Drift(),), history=[predicted(rng, 500, 0.0)]))
+    verdict = drifted.observe(Window("1", predicted(rng, 5000, 0.6), predicted(rng, 5000, 0.0), 10.0))
+    assert verdict.safe["drift"] < 0.0 < verdict.harm["drift"]
+
+
 def costly(rng, count, mean):
     return Arm(count, 0, cost=Moments.from_values((mean * rng.gamma(4.0, 0.25, count)).tolist()))
 
