@@ -77,7 +77,7 @@ class SplitCheck:
     def _under_way(self) -> float:
         """Requests that the canary is short of and may still be answering: at most what it was sent last."""
         due = self._baseline * self._share / (1.0 - self._share)
-        last = due * min(1.0, self._in_flight / self._seconds) if self._seconds else 0.0
+        last = due * self._in_flight / self._seconds if self._seconds else 0.0
         return min(max(0.0, due - self._canary), last)
 
     def write(self, writer: Writer) -> None:

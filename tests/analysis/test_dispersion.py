@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 
@@ -50,15 +52,28 @@ def test_without_a_history_the_baseline_teaches_it_on_the_way():
     assert np.median([learnt(seed) for seed in range(20)]) == pytest.approx(5.05, rel=0.3)
 
 
-def test_bursts_of_a_minute_are_learnt_on_the_way_too():
-    def learnt(length):
-        live, seen = LiveDispersion(), Tally(0, 0)
-        for window in bursty(3, 1.0, length=length):
-            live.add(window, 10.0)
-            seen = Tally(seen.requests + window.requests, seen.events + window.events)
-        return live.excess(seen, seen.requests)
+def beyond_chance(windows):
+    """Pearson's chi-square over its degrees of freedom, less 1: and a standard error more or less."""
+    n, y = np.array(windows, dtype=float).T
+    rate, error = y.sum() / n.sum(), math.sqrt(2.0 / (len(n) - 1))
+    spread = ((y - n * rate) ** 2 / n).sum() / (rate * (1.0 - rate)) / (len(n) - 1)
+    return spread * (1.0 + error) - 1.0 if spread > 1.0 + 3.0 * error else spread - 1.0 - error
 
-    assert learnt(6) > 3 * learnt(1)
+
+@pytest.mark.parametrize(("seed", "length", "scale"), [(3, 1, 10), (3, 6, 60)])
+def test_what_is_learnt_on_the_way_is_the_excess_of_blocks_or_of_minutes(seed, length, scale):
+    windows = [
+        t for block in bursty(seed, 1.0, count=82, length=length) for t in (block, Tally(250, block.events // 2))
+    ]
+    live, seen = LiveDispersion(), Tally(0, 0)
+    for window in windows:  # of five seconds
+        live.add(window, 5.0)
+        seen = Tally(seen.requests + window.requests, seen.events + window.events)
+    live.add(Tally(500, 400), 5.0)  # still open: it does not count yet
+    seen = Tally(seen.requests + 500, seen.events + 400)
+    per_block = scale // 5
+    blocks = [np.sum(windows[at : at + per_block], axis=0) for at in range(0, len(windows) - per_block + 1, per_block)]
+    assert live.excess(seen, 2 * seen.requests) == pytest.approx(2 * beyond_chance(blocks))
 
 
 def test_nothing_is_learnt_before_three_blocks():

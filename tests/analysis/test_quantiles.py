@@ -29,10 +29,10 @@ def test_the_band_shrinks_with_the_sample_and_starts_wide():
 
 
 def test_a_gap_as_wide_as_the_bands_has_that_p_value():
-    """Half of alpha for each band; it is rounded up by at most one step of the table of constants."""
-    for alpha in (0.05, 0.001):
-        gap = band(1000, alpha / 2) + band(9000, alpha / 2)
-        assert alpha / 2 < math.exp(log_p_of_gap(gap, 1000, 9000)) <= 2 * alpha
+    """Half of alpha for each band, so the p-value is twice that of one band with the same constant."""
+    c = 17.25
+    gap = sum(0.85 * math.sqrt((math.log1p(math.log(n / 50)) + c) / n) for n in (1000, 9000))
+    assert log_p_of_gap(gap, 1000, 9000) == math.log(2.0) + log_alpha(c)
     assert log_p_of_gap(gap / 3, 1000, 9000) == 0.0
     assert log_p_of_gap(0.9, 10, 9000) == 0.0
 
