@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from prefect_modeldeploy.flows import roll_back as roll_back
     from prefect_modeldeploy.flows import scale_to_zero as scale_to_zero
     from prefect_modeldeploy.flows import wake_up as wake_up
+    from prefect_modeldeploy.gateway import Gateway as Gateway
     from prefect_modeldeploy.providers import BasetenCredentials as BasetenCredentials
     from prefect_modeldeploy.providers import FiddlerCredentials as FiddlerCredentials
     from prefect_modeldeploy.providers import FoundryCredentials as FoundryCredentials
@@ -47,6 +48,7 @@ _HOMES = {
     ),
     "errors": ("ModelDeployError",),
     "flows": ("Approval", "canary_rollout", "promote_to_production", "roll_back", "scale_to_zero", "wake_up"),
+    "gateway": ("Gateway",),
     "providers": (
         "BasetenCredentials",
         "FiddlerCredentials",

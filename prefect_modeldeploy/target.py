@@ -1,13 +1,15 @@
 """What a rollout is about: one model in one environment, behind one endpoint, on one provider."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Self
 
 from prefect.blocks.core import Block
 from pydantic import Field
 
-from prefect_modeldeploy.errors import InvalidInput
+from prefect_modeldeploy.deployments import Capability
+from prefect_modeldeploy.errors import InvalidInput, NotFound
+from prefect_modeldeploy.gateway import Gateway
 from prefect_modeldeploy.providers import Credentials
 from prefect_modeldeploy.providers.base import ServingClient
 from prefect_modeldeploy.traffic.router import TrafficRouter
@@ -21,6 +23,8 @@ class DeploymentTarget(Block):
         model: Name or id of the model at the provider.
         endpoint: Name of the stable address that clients call.
         environment: Role, such as production.
+        gateway: What splits the traffic.
+        other_credentials: Block of a second provider, to move from one to another.
         price_per_replica_hour: Price of one replica hour, for reports.
 
     Example:
@@ -44,9 +48,36 @@ class DeploymentTarget(Block):
         description="Name of the stable address that clients call: lower-case letters, digits and dashes.",
     )
     environment: str = Field("production", description="Role that the endpoint has, such as production.")
+    gateway: Gateway | None = Field(
+        None,
+        description="What splits the traffic between deployments. None: the provider itself (Local Serving can).",
+    )
+    other_credentials: Credentials | None = Field(
+        None,
+        description="Block of another provider that deployments behind the endpoint can be at: to move from one "
+        "provider to another. New deployments are created with `credentials`.",
+    )
     price_per_replica_hour: float | None = Field(
         None, ge=0, description="Price of one replica hour in any currency, for reports. None: unknown."
     )
+
+    @property
+    def splits(self) -> bool:
+        """Whether anything can split the traffic of the endpoint."""
+        return self.gateway is not None or self.credentials.can(Capability.TRAFFIC)
+
+    async def at(self, deployment_id: str) -> Self:
+        """This target at the provider that has the deployment; this one itself when neither has it, or there is one."""
+        if self.other_credentials is None:
+            return self
+        for credentials in (self.credentials, self.other_credentials):
+            async with credentials.get_client() as client:
+                try:
+                    found = await client.get(deployment_id)
+                except (NotFound, InvalidInput):  # an id that means nothing there may have another form
+                    continue
+                return self.model_copy(update={"credentials": credentials, "model": found.model_id})
+        return self
 
     @classmethod
     async def resolve(cls, target: Self | str) -> Self:
@@ -64,9 +95,16 @@ class DeploymentTarget(Block):
 
 
 @asynccontextmanager
-async def client_of(target: DeploymentTarget | str) -> AsyncIterator[ServingClient]:
-    """Open a client of the target's provider, the target being a block or the name of a saved one."""
+async def client_of(target: DeploymentTarget | str, deployment_id: str | None = None) -> AsyncIterator[ServingClient]:
+    """Open a client of the target's provider, or of the one of its two that has a deployment.
+
+    Args:
+        target: Block, or name of a saved one.
+        deployment_id: What the client is for. None: `target.credentials` count.
+    """
     target = await DeploymentTarget.resolve(target)
+    if deployment_id is not None:
+        target = await target.at(deployment_id)
     async with target.credentials.get_client() as client:
         yield client
 
@@ -76,8 +114,34 @@ async def router_of(target: DeploymentTarget | str) -> AsyncIterator[tuple[Traff
     """Open the control over the target's traffic; yields it and the endpoint's name.
 
     Raises:
-        UnsupportedOperation: Nothing splits the traffic of this provider.
+        UnsupportedOperation: Nothing splits the traffic of this provider: the target needs a gateway.
     """
     target = await DeploymentTarget.resolve(target)
+    if target.gateway is not None:
+        async with target.gateway.get_client() as node:
+            yield node, target.endpoint
+        return
     async with target.credentials.get_client() as client:
         yield client.router(), target.endpoint
+
+
+async def register_arms(target: DeploymentTarget | str, deployment_ids: Iterable[str]) -> None:
+    """Let the target's gateway reach these deployments, with the credentials of now. Without a gateway: nothing to do.
+
+    Raises:
+        NotFound: There is no such deployment.
+        UnsupportedOperation: A provider's deployments do not fit the gateway's wire contract.
+        InvalidInput: A certificate is not trusted, or a token endpoint refuses the client.
+    """
+    target = await DeploymentTarget.resolve(target)
+    if target.gateway is None:
+        return
+    async with target.gateway.get_client() as node:
+        own = {deployment.id for deployment in await node.list_deployments()}
+        for deployment_id in set(deployment_ids):
+            there = await target.at(deployment_id)
+            if there.credentials.client_class.provider == "local" and deployment_id in own:
+                continue
+            async with there.credentials.get_client() as client:
+                arm = there.credentials.arm(await client.get(deployment_id))
+            await node.put_arm(arm.model_copy(update={"ca_file": target.gateway.arms_ca_file}))

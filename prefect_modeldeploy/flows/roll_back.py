@@ -2,7 +2,6 @@
 
 from prefect import flow
 
-from prefect_modeldeploy.deployments import Capability
 from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Effects
@@ -35,7 +34,7 @@ async def roll_back(target: DeploymentTarget | str, to: str | None = None, note:
     """
     target = await DeploymentTarget.resolve(target)
     last = await _journal.load(target.endpoint)
-    if last.mode == "native" if last else not target.credentials.can(Capability.TRAFFIC):
+    if last.mode == "native" if last else not target.splits:
         return await (promote_natively(target, to, None, note) if to else roll_back_natively(target, note))
     endpoint = await current_endpoint(target)
     current = reopened(last) if last and endpoint and endpoint.epoch == last.epoch else None

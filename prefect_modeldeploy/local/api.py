@@ -10,6 +10,9 @@
     GET    /v1/endpoints
     GET    /v1/endpoints/{name}                  PUT {"arms": [...], "sticky_header", "expected_epoch"}, DELETE
     PUT    /v1/endpoints/{name}/weights          {"weights": {arm: percent}, "expected_epoch": n | null}
+    GET    /v1/arms                              without any secret
+    PUT    /v1/arms/{id}                         a RemoteArm: a deployment at a provider; twice is the same as once
+    DELETE /v1/arms/{id}                         also done when the last endpoint lets go of it
     POST   /v1/endpoints/{name}/epoch            takes the endpoint over: raises the epoch and returns it
     GET    /v1/endpoints/{name}/windows?after=&since=   what the arms experienced since a cursor, or since a time in
                                                  seconds; after=now: only the cursor
@@ -41,6 +44,7 @@ from prefect_modeldeploy.local.logs import deployment_log
 from prefect_modeldeploy.local.measured import to_json
 from prefect_modeldeploy.local.refusals import STATUS_CODES, Refused, invalid
 from prefect_modeldeploy.local.service import Node
+from prefect_modeldeploy.traffic.arm import RemoteArm
 from prefect_modeldeploy.traffic.windows import PAGE
 
 M = TypeVar("M", bound=BaseModel)
@@ -68,12 +72,13 @@ class Bearer:
 
 def make_app(node: Node, token: SecretStr) -> Starlette:
     """The ASGI application of a node."""
-    deployments, endpoints = _Deployments(node), _Endpoints(node)
+    deployments, endpoints, arms = _Deployments(node), _Endpoints(node), _Arms(node)
     return Starlette(
         routes=[
             Route("/v1/status", _Status(node).get),
             *deployments.routes(),
             *endpoints.routes(),
+            *arms.routes(),
         ],
         middleware=[Middleware(Bearer, token=token)],
         exception_handlers={
@@ -257,6 +262,46 @@ class _Endpoints:
     async def append_audit(self, request: Request) -> Response:
         body, name = await _body(request, AuditBody), request.path_params["name"]
         return JSONResponse(asdict(self._node.store.append_audit(name, body.who, dict(body.event))), 201)
+
+
+class _Arms:
+    def __init__(self, node: Node) -> None:
+        self._node, self._arms = node, node.arms
+
+    def routes(self) -> list[Route]:
+        one = "/v1/arms/{id:path}"
+        return [
+            Route("/v1/arms", self.list_all, methods=["GET"]),
+            Route(one, self.put, methods=["PUT"]),
+            Route(one, self.delete, methods=["DELETE"]),
+        ]
+
+    async def list_all(self, request: Request) -> Response:
+        return JSONResponse({"arms": self._arms.all()})
+
+    async def put(self, request: Request) -> Response:
+        try:
+            arm = await _body(request, RemoteArm)
+        except InvalidInput as error:  # the value may be a secret
+            raise InvalidInput(f"arm.{error.field}", "**********", error.hint) from None
+        if arm.id != request.path_params["id"]:
+            raise InvalidInput("id", arm.id, "must be the one in the path")
+        if any(deployment.id == arm.id for deployment in self._node.supervisor.all()):
+            raise Refused("conflict", f"{arm.id} is a deployment of this node, which needs no arm")
+        try:
+            await self._arms.put(arm)
+        except GatewayError as error:  # unlike the proxy's, which are made good later
+            raise Refused("unavailable", str(error)) from error
+        await self._node.routing.publish()
+        return JSONResponse(self._arms.get(arm.id))
+
+    async def delete(self, request: Request) -> Response:
+        arm_id = request.path_params["id"]
+        if users := self._node.endpoints.using(arm_id):
+            raise Refused("in_use", f"arm {arm_id} is behind {users}; change those endpoints first")
+        self._arms.delete(arm_id)
+        await self._node.routing.publish()
+        return Response(status_code=204)
 
 
 # --- how it says no --------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The control API from the other side: one method per route, our vocabulary in and out. No Prefect here."""
 
 import os
+import ssl
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from pydantic import SecretStr
 from prefect_modeldeploy.deployments import Autoscaling, Deployment, DeploymentSpec, DeploymentUpdate
 from prefect_modeldeploy.errors import Conflict, InvalidInput, NotFound, Problem, ProviderError, StaleEpoch
 from prefect_modeldeploy.local.measured import from_json
+from prefect_modeldeploy.traffic.arm import RemoteArm
 from prefect_modeldeploy.traffic.endpoint import Endpoint
 from prefect_modeldeploy.traffic.windows import PAGE, EndpointWindow
 from prefect_modeldeploy.transport import RetryPolicy, SecretHeader, Transport, read_problem
@@ -31,6 +33,8 @@ class NodeClient:
         control_url: The node's control API; https unless it is on loopback.
         token: Its bearer token.
         policy: How long to retry.
+        tls: Which authorities to trust; None: those that Python trusts.
+        allow_http: Allow plain http to another machine.
 
     Raises:
         AuthenticationFailed, NotFound, Conflict, ProviderUnavailable: `provider` is "local".
@@ -38,7 +42,17 @@ class NodeClient:
         InvalidInput: The node refused a value; the message names the field.
     """
 
-    def __init__(self, control_url: str, token: SecretStr, *, policy: RetryPolicy | None = None) -> None:
+    def __init__(
+        self,
+        control_url: str,
+        token: SecretStr,
+        *,
+        policy: RetryPolicy | None = None,
+        tls: ssl.SSLContext | None = None,
+        allow_http: bool = False,
+    ) -> None:
+        # With a transport of its own httpx asks no proxy of the environment, which could not reach this machine.
+        own = tls is not None or urlsplit(control_url).hostname in _THIS_MACHINE
         self._transport = Transport(
             "local",
             control_url,
@@ -46,8 +60,8 @@ class NodeClient:
             secrets=[token],
             policy=policy,
             read_error=_read_error,
-            # With a transport of its own httpx asks no proxy of the environment, which could not reach this machine.
-            http=httpx.AsyncHTTPTransport() if urlsplit(control_url).hostname in _THIS_MACHINE else None,
+            allow_http=allow_http,
+            http=httpx.AsyncHTTPTransport(verify=True if tls is None else tls) if own else None,
         )
 
     async def __aenter__(self) -> Self:
@@ -163,6 +177,30 @@ class NodeClient:
         """Move the shares, in percent by arm; arms that are not named get 0. In force when this returns."""
         body = {"weights": dict(weights), "expected_epoch": expected_epoch}
         return Endpoint.model_validate(await self._call("PUT", f"/v1/endpoints/{_quoted(name)}/weights", json=body))
+
+    async def put_arm(self, arm: RemoteArm) -> dict[str, Any]:
+        """Let the node reach a deployment at a provider; its id can then be an arm of endpoints.
+
+        Returns:
+            What the node shows of it: no secret.
+
+        Raises:
+            InvalidInput: The vendor's certificate is not trusted, or its token endpoint refuses the client.
+            ProviderUnavailable: The vendor cannot be reached from the node.
+        """
+        shown: dict[str, Any] = await self._call("PUT", f"/v1/arms/{_quoted(arm.id)}", json=arm.revealed())
+        return shown
+
+    async def list_arms(self) -> list[dict[str, Any]]:
+        """The deployments at providers that the node can reach, by id; no secrets."""
+        return list((await self._call("GET", "/v1/arms"))["arms"])
+
+    async def delete_arm(self, arm_id: str) -> None:
+        """Let the node forget an arm and its credentials; one that is gone is no error."""
+        try:
+            await self._call("DELETE", f"/v1/arms/{_quoted(arm_id)}")
+        except NotFound:
+            return
 
     async def claim(self, name: str) -> int:
         """Take an endpoint over: writers with an older epoch are refused from now on. Returns the new epoch."""

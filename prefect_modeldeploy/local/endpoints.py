@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from prefect_modeldeploy.deployments import Deployment
 from prefect_modeldeploy.errors import InvalidInput
+from prefect_modeldeploy.local.arms import Arms
 from prefect_modeldeploy.local.refusals import Refused, invalid
 from prefect_modeldeploy.local.store import Mode, Store
 from prefect_modeldeploy.local.supervisor import Supervisor
@@ -17,8 +18,8 @@ from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm
 class Endpoints:
     """The endpoints of a node. Every change is on disk before it is in the proxy."""
 
-    def __init__(self, store: Store, supervisor: Supervisor) -> None:
-        self._store, self._supervisor = store, supervisor
+    def __init__(self, store: Store, supervisor: Supervisor, arms: Arms) -> None:
+        self._store, self._supervisor, self._arms = store, supervisor, arms
         self._endpoints = {endpoint.name: endpoint for endpoint in store.endpoints()}
 
     def all(self) -> tuple[Endpoint, ...]:
@@ -45,7 +46,9 @@ class Endpoints:
         shares = {arm.upstream: arm.weight for arm in former.arms} if former else {}
         for arm in new.arms:
             self._check_arm(arm, shares.get(arm.upstream, 0.0))
-        return self._save(new)
+        saved = self._save(new)
+        self._arms.keep_only(self.used(), among=shares)
+        return saved
 
     def set_weights(self, name: str, weights: Mapping[str, float], expected_epoch: int | None) -> Endpoint:
         """Move the shares. Arms that are not named get 0; a share is raised only where it is answered."""
@@ -68,15 +71,24 @@ class Endpoints:
 
     def delete(self, name: str) -> None:
         """Forget it; its deployments and its audit stay."""
-        self.get(name)
+        former = self.get(name)
         del self._endpoints[name]
         self._store.delete_endpoint(name)
+        self._arms.keep_only(self.used(), among=[arm.upstream for arm in former.arms])
+
+    def used(self) -> set[str]:
+        """Ids of all deployments that endpoints have arms on."""
+        return {arm.upstream for endpoint in self._endpoints.values() for arm in endpoint.arms}
 
     def using(self, deployment: str) -> list[str]:
         """Names of the endpoints with an arm on this deployment."""
         return [e.name for e in self.all() if any(arm.upstream == deployment for arm in e.arms)]
 
     def _check_arm(self, arm: EndpointArm, share_before: float) -> None:
+        if arm.upstream in self._arms:
+            if arm.weight > share_before:
+                self._arms.check(arm.upstream)
+            return
         keeper = self._supervisor.get(arm.upstream)
         if keeper.record.mode is Mode.DELETING:
             raise Refused("not_ready", f"arm {arm.name!r}: deployment {arm.upstream} is being deleted")

@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 
 State = Callable[[], DataPlane]
 Wake = Callable[[str], Awaitable[tuple[str, int]]]
+Alarm = Callable[[str, int], None]
 
 
 class Routing:
@@ -39,11 +40,12 @@ class Routing:
         gateway_port: Port that clients call; 0: the one of the last node, else any free one.
         state: What the proxy shall do now.
         wake: The address of a ready replica of a deployment, as soon as there is one.
+        alarm: Told how often an upstream has refused its credentials.
     """
 
-    def __init__(self, home: Home, store: Store, gateway_port: int, state: State, wake: Wake) -> None:
+    def __init__(self, home: Home, store: Store, gateway_port: int, state: State, wake: Wake, alarm: Alarm) -> None:
         self._home, self._store, self._wanted_port = home, store, gateway_port
-        self._state = state
+        self._state, self._alarm = state, alarm
         self._activator = Activator(wake, hold_seconds=HOLD_SECONDS)
         self._windows = WindowStore(store.connection)
         self._gateway: Gateway | None = None
@@ -178,6 +180,8 @@ class Routing:
             while lines:
                 lines = self._windows.ingest(self._running.logs)
                 await asyncio.sleep(0)
+        for upstream, count in self._windows.take_alarms().items():
+            self._alarm(upstream, count)
 
     async def _count_now_and_then(self) -> None:
         """Nobody may read for days, and the log must not wait for them."""

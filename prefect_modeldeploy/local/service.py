@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from prefect_modeldeploy.local.arms import Arms
 from prefect_modeldeploy.local.endpoints import Endpoints
 from prefect_modeldeploy.local.home import Home
 from prefect_modeldeploy.local.keeper import Services
@@ -25,7 +26,8 @@ class Node:
         self.home = home
         self.store = Store(home.database)
         self.zygotes = Zygotes(self.store, replica_environment(), home.directory / "zygote.log")
-        self.routing = Routing(home, self.store, gateway_port, self._data_plane, self._wake)
+        self.routing = Routing(home, self.store, gateway_port, self._data_plane, self._wake, self._refused)
+        self.arms = Arms(self.store, self.routing.request_publish, lambda: self.routing.url)
         ports = Ports(int(self.store.get(_LAST_PORT) or FIRST_PORT), self._remember_port)
         self.supervisor = Supervisor(
             Services(
@@ -37,7 +39,7 @@ class Node:
                 start_slots=asyncio.Semaphore(max(2, os.cpu_count() or 1)),
             )
         )
-        self.endpoints = Endpoints(self.store, self.supervisor)
+        self.endpoints = Endpoints(self.store, self.supervisor, self.arms)
 
     async def start(self) -> None:
         """Adopt what a former node left running, then route to it.
@@ -46,9 +48,11 @@ class Node:
             GatewayError: The proxy cannot be started. Replicas, and a proxy that a former node left, go on as they are.
         """
         self.supervisor.start()
+        await self.arms.start()
         try:
             await self.routing.start()
         except BaseException:
+            await self.arms.stop()
             self.supervisor.let_go()
             await self.routing.stop()
             self.store.close()
@@ -60,6 +64,7 @@ class Node:
     async def stop(self) -> None:
         """Close the front door, then stop the replicas. What is wanted stays on disk."""
         await self.routing.stop()
+        await self.arms.stop()
         await self.supervisor.stop()
         await self.zygotes.stop()
         self.store.close()
@@ -75,11 +80,16 @@ class Node:
             "zygotes": self.zygotes.pids,
             "deployments": {deployment.id: deployment.status.value for deployment in deployments},
             "replicas": sum(deployment.replicas.running for deployment in deployments),
+            "arms": self.arms.all(),
             "endpoints": [endpoint.name for endpoint in self.endpoints.all()],
         }
 
     def _data_plane(self) -> DataPlane:
-        return DataPlane(self.endpoints.all(), self.supervisor.upstreams())
+        endpoints = tuple(self.arms.proxied(endpoint) for endpoint in self.endpoints.all())
+        return DataPlane(endpoints, (*self.supervisor.upstreams(), *self.arms.upstreams()))
+
+    def _refused(self, upstream: str, count: int) -> None:
+        self.arms.unauthorized(upstream, count)
 
     async def _wake(self, deployment: str) -> tuple[str, int]:
         return await self.supervisor.wake(deployment)

@@ -1,5 +1,6 @@
-"""What the node must remember: deployments, replicas, endpoints and the audit, in one SQLite file (WAL).
+"""What the node must remember: deployments, replicas, endpoints, arms and the audit, in one SQLite file (WAL).
 
+The file has mode 0600: arms hold credentials of vendors.
 A commit survives the death of the node; after a power cut the last commits may be gone, the file is whole.
 """
 
@@ -13,8 +14,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
 from prefect_modeldeploy.deployments import DeploymentSpec
 from prefect_modeldeploy.errors import NodeError
+from prefect_modeldeploy.local.tokens import Token
+from prefect_modeldeploy.traffic.arm import RemoteArm
 from prefect_modeldeploy.traffic.endpoint import Endpoint
 
 SCHEMA_VERSION = 1
@@ -26,6 +31,8 @@ CREATE TABLE IF NOT EXISTS replicas (
     id INTEGER PRIMARY KEY AUTOINCREMENT, deployment TEXT NOT NULL, generation INTEGER NOT NULL, port INTEGER NOT NULL,
     pid INTEGER NOT NULL DEFAULT 0, started REAL NOT NULL DEFAULT 0, ready INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS endpoints (name TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS arms (
+    id TEXT PRIMARY KEY, document TEXT NOT NULL, token TEXT, fresh_until REAL NOT NULL DEFAULT 0) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS audit (
     id INTEGER PRIMARY KEY, endpoint TEXT NOT NULL, at TEXT NOT NULL, who TEXT NOT NULL, event TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS audit_by_endpoint ON audit (endpoint, id);
@@ -103,6 +110,7 @@ class Store:
         path.chmod(0o600)
         self.connection.execute("PRAGMA journal_mode=WAL")
         self.connection.execute("PRAGMA synchronous=NORMAL")
+        self.connection.execute("PRAGMA secure_delete=ON")  # credentials that are forgotten are overwritten
         self.connection.executescript(_SCHEMA)
         found = int(self.get("schema_version") or SCHEMA_VERSION)
         if found != SCHEMA_VERSION:
@@ -191,6 +199,25 @@ class Store:
     def delete_endpoint(self, name: str) -> None:
         """Forget it; its audit stays."""
         self.connection.execute("DELETE FROM endpoints WHERE name = ?", (name,))
+
+    def arms(self) -> list[tuple[RemoteArm, Token | None]]:
+        """All of them by id, with the tokens that were fetched for them."""
+        rows = self.connection.execute("SELECT document, token, fresh_until FROM arms ORDER BY id").fetchall()
+        return [
+            (RemoteArm.model_validate_json(document), Token(SecretStr(token), fresh_until) if token else None)
+            for document, token, fresh_until in rows
+        ]
+
+    def save_arm(self, arm: RemoteArm, token: Token | None) -> None:
+        """Insert or replace."""
+        secret, fresh_until = (token.value.get_secret_value(), token.fresh_until) if token else (None, 0.0)
+        self.connection.execute(
+            "INSERT OR REPLACE INTO arms VALUES (?, ?, ?, ?)", (arm.id, json.dumps(arm.revealed()), secret, fresh_until)
+        )
+
+    def delete_arm(self, arm: str) -> None:
+        """Forget it, its credentials too."""
+        self.connection.execute("DELETE FROM arms WHERE id = ?", (arm,))
 
     def append_audit(self, endpoint: str, who: str, event: dict[str, Any]) -> AuditEntry:
         """Add one entry; entries are never changed."""

@@ -18,7 +18,8 @@ from prefect_modeldeploy.deployments import (
     DeploymentStatus,
     DeploymentUpdate,
 )
-from prefect_modeldeploy.errors import DeploymentFailed, UnsupportedOperation, WaitTimeout
+from prefect_modeldeploy.errors import DeploymentFailed, InvalidInput, UnsupportedOperation, WaitTimeout
+from prefect_modeldeploy.traffic.arm import RemoteArm, Wire
 from prefect_modeldeploy.traffic.router import TrafficRouter
 
 
@@ -103,7 +104,7 @@ class ServingClient(ABC):
 
     def router(self) -> TrafficRouter:
         """Return the provider's own control over who gets which share of the requests."""
-        raise self._lacks(Capability.TRAFFIC, "promote with mode='native', in the provider's own way")
+        raise self._lacks(Capability.TRAFFIC, "set the target's gateway, or promote with mode='native'")
 
     @classmethod
     def can(cls, capability: Capability) -> bool:
@@ -182,3 +183,25 @@ class ServingCredentials(CredentialsBlock):
     def can(self, capability: Capability) -> bool:
         """Whether this provider has the capability."""
         return self.client_class.can(capability)
+
+    @property
+    def wire(self) -> Wire | None:
+        """How deployments here fit the gateway's wire contract (`/predict`, JSON in and out); None: not at all."""
+        return None
+
+    def arm(self, deployment: Deployment) -> RemoteArm:
+        """How a gateway reaches a deployment, credentials included.
+
+        Raises:
+            UnsupportedOperation: No gateway can split traffic between this and others.
+            InvalidInput: The deployment has no address yet.
+        """
+        hint = "its deployments do not fit the gateway's wire contract"
+        raise UnsupportedOperation(deployment.provider, Capability.TRAFFIC, hint)
+
+
+def address_of(deployment: Deployment) -> str:
+    """Where a deployment answers. Raises InvalidInput while it has no address."""
+    if deployment.endpoint_url is None:
+        raise InvalidInput("deployment", deployment.id, f"has no address yet ({deployment.status}): wait until READY")
+    return deployment.endpoint_url

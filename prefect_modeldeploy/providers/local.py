@@ -26,7 +26,8 @@ from prefect_modeldeploy.errors import Problem, ProviderError, ProviderUnavailab
 from prefect_modeldeploy.local.autostart import ensure_node
 from prefect_modeldeploy.local.client import NodeClient
 from prefect_modeldeploy.local.home import Home
-from prefect_modeldeploy.providers.base import ServingClient, ServingCredentials
+from prefect_modeldeploy.providers.base import ServingClient, ServingCredentials, address_of
+from prefect_modeldeploy.traffic.arm import RemoteArm, Wire
 from prefect_modeldeploy.traffic.router import TrafficRouter
 from prefect_modeldeploy.transport import RetryPolicy
 
@@ -152,6 +153,16 @@ class LocalServing(ServingCredentials):
             given, missing = ("url", "token") if self.token is None else ("token", "url")
             raise ValueError(f"{missing}=None: {given} is set, and the one needs the other; or set neither")
         return self
+
+    @property
+    def wire(self) -> Wire | None:
+        """It is the contract."""
+        return "native"
+
+    def arm(self, deployment: Deployment) -> RemoteArm:
+        """By way of its own node's gateway. A node needs no arms for its own deployments."""
+        url = f"{address_of(deployment)}/predict"
+        return RemoteArm(id=deployment.id, provider=deployment.provider, url=url)
 
     @asynccontextmanager
     async def get_client(self) -> AsyncIterator[LocalClient]:

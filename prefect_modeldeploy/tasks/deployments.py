@@ -35,7 +35,7 @@ async def _aget_deployment(target: DeploymentTarget | str, deployment_id: str) -
     Raises:
         NotFound: There is none.
     """
-    async with client_of(target) as client:
+    async with client_of(target, deployment_id) as client:
         return await client.get(deployment_id)
 
 
@@ -61,7 +61,7 @@ async def _aupdate_deployment(
         deployment_id: Which one.
         update: What to change; fields left at None stay.
     """
-    async with client_of(target) as client:
+    async with client_of(target, deployment_id) as client:
         return await client.update(deployment_id, update)
 
 
@@ -75,7 +75,7 @@ async def _ascale_deployment(
         deployment_id: Which one.
         autoscaling: Fields left at None stay.
     """
-    async with client_of(target) as client:
+    async with client_of(target, deployment_id) as client:
         return await client.scale(deployment_id, autoscaling)
 
 
@@ -86,7 +86,7 @@ async def _astop_deployment(target: DeploymentTarget | str, deployment_id: str) 
         target: Block, or name of a saved one.
         deployment_id: Which one.
     """
-    async with client_of(target) as client:
+    async with client_of(target, deployment_id) as client:
         return await client.stop(deployment_id)
 
 
@@ -97,7 +97,7 @@ async def _astart_deployment(target: DeploymentTarget | str, deployment_id: str)
         target: Block, or name of a saved one.
         deployment_id: Which one.
     """
-    async with client_of(target) as client:
+    async with client_of(target, deployment_id) as client:
         return await client.start(deployment_id)
 
 
@@ -108,7 +108,7 @@ async def _awake_deployment(target: DeploymentTarget | str, deployment_id: str) 
         target: Block, or name of a saved one.
         deployment_id: Which one.
     """
-    async with client_of(target) as client:
+    async with client_of(target, deployment_id) as client:
         return await client.wake(deployment_id)
 
 
@@ -119,7 +119,7 @@ async def _ascale_deployment_to_zero(target: DeploymentTarget | str, deployment_
         target: Block, or name of a saved one.
         deployment_id: Which one.
     """
-    async with client_of(target) as client:
+    async with client_of(target, deployment_id) as client:
         return await client.scale_to_zero(deployment_id)
 
 
@@ -133,7 +133,7 @@ async def _adelete_deployment(target: DeploymentTarget | str, deployment_id: str
     Raises:
         Conflict: An endpoint routes to it.
     """
-    async with client_of(target) as client:
+    async with client_of(target, deployment_id) as client:
         await client.delete(deployment_id)
 
 
@@ -146,7 +146,7 @@ async def _apredict(target: DeploymentTarget | str, deployment_id: str, payload:
         payload: Body, as JSON.
         path: Path below the deployment's address, where the provider has several.
     """
-    async with client_of(target) as client:
+    async with client_of(target, deployment_id) as client:
         return await client.predict(deployment_id, payload, path=path)
 
 
@@ -158,7 +158,7 @@ async def _aget_logs(target: DeploymentTarget | str, deployment_id: str, tail: i
         deployment_id: Which one.
         tail: How many lines.
     """
-    async with client_of(target) as client:
+    async with client_of(target, deployment_id) as client:
         return await client.logs(deployment_id, tail=tail)
 
 
@@ -173,7 +173,7 @@ async def _apromote_deployment(target: DeploymentTarget | str, deployment_id: st
         What serves then, maybe not ready yet; it can be another one, such as a copy.
     """
     target = await DeploymentTarget.resolve(target)
-    async with client_of(target) as client:
+    async with client_of(target, deployment_id) as client:
         return await client.promote(deployment_id, environment=target.environment)
 
 
@@ -188,7 +188,7 @@ async def _aroll_back_deployment(target: DeploymentTarget | str, deployment_id: 
         What serves then.
     """
     target = await DeploymentTarget.resolve(target)
-    async with client_of(target) as client:
+    async with client_of(target, deployment_id) as client:
         return await client.roll_back(deployment_id, environment=target.environment)
 
 

@@ -10,7 +10,7 @@ from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentSt
 from prefect_modeldeploy.errors import ModelDeployError, NotFound
 from prefect_modeldeploy.providers.base import ServingClient
 from prefect_modeldeploy.rollout import in_flight
-from prefect_modeldeploy.target import DeploymentTarget
+from prefect_modeldeploy.target import DeploymentTarget, router_of
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks._pair import pair
 
@@ -101,7 +101,7 @@ async def _awake_target(target: DeploymentTarget | str) -> list[FleetRow]:
     target = await DeploymentTarget.resolve(target)
     async with target.credentials.get_client() as client:
         found = await client.find(model=target.model)
-        routed = await _routed(target, client)
+        routed = await _routed(target)
         wanted = [
             d for d in found if (routed is None and d.environment == target.environment) or d.id in (routed or ())
         ]
@@ -119,14 +119,15 @@ async def _awake_target(target: DeploymentTarget | str) -> list[FleetRow]:
         return await _each(wake, wanted)
 
 
-async def _routed(target: DeploymentTarget, client: ServingClient) -> set[str] | None:
+async def _routed(target: DeploymentTarget) -> set[str] | None:
     """Ids of the deployments that the endpoint sends requests to; None where nothing splits traffic."""
-    if not client.can(Capability.TRAFFIC):
+    if not target.splits:
         return None
-    try:
-        endpoint = await client.router().get_endpoint(target.endpoint)
-    except NotFound:
-        return set()
+    async with router_of(target) as (router, name):
+        try:
+            endpoint = await router.get_endpoint(name)
+        except NotFound:
+            return set()
     return {arm.upstream for arm in endpoint.arms if arm.weight > 0}
 
 

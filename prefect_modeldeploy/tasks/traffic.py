@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from prefect_modeldeploy.errors import NotFound
-from prefect_modeldeploy.target import DeploymentTarget, router_of
+from prefect_modeldeploy.target import DeploymentTarget, register_arms, router_of
 from prefect_modeldeploy.tasks._pair import pair
 from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm
 
@@ -58,7 +58,11 @@ async def _aset_arms(
         target: Block, or name of a saved one.
         arms: Deployment id and percent by arm, e.g. `{"stable": ("fraud-7", 100)}`.
         expected_epoch: As for `set_traffic`.
+
+    Raises:
+        InvalidInput: The gateway does not trust a provider's certificate, or cannot get a token for it.
     """
+    await register_arms(target, [id for id, _ in arms.values()])
     async with router_of(target) as (router, name):
         wanted = Endpoint(
             name=name,

@@ -15,7 +15,8 @@ async def _await_until_ready(
 ) -> list[Deployment]:
     """Wait until deployments can take traffic, by the provider's own rules of readiness.
 
-    One task run and one list call per look, however many deployments there are. Shows its progress in the UI.
+    One task run and one list call per look, however many deployments there are; all are at one provider.
+    Shows its progress in the UI.
 
     Args:
         target: Block, or name of a saved one.
@@ -31,6 +32,7 @@ async def _await_until_ready(
     """
     target = await DeploymentTarget.resolve(target)
     ids = [deployment_id] if isinstance(deployment_id, str) else list(deployment_id)
+    target = await target.at(ids[0]) if ids else target
     seen: list[Deployment] = []
     progress = _Progress(f"{target.endpoint}-ready", f"Waiting for {', '.join(ids)}")
     async with target.credentials.get_client() as client:

@@ -16,6 +16,16 @@ WHOLE = 10_000
 """All the requests of an endpoint, in the steps of 0.01 % that weights are made of."""
 
 
+def check_headers(headers: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:
+    """Return the headers. Raises ValueError, without their values, for any that HTTP cannot carry."""
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is not the name of a header")
+        if not _HEADER_VALUE.fullmatch(value.get_secret_value()):
+            raise ValueError(f"the value of {name} must be 1 or more printable ASCII characters")
+    return headers
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,6 +56,12 @@ class Upstream(_Model):
     path_prefix: str = Field(
         "", pattern=r"^(/[A-Za-z0-9._~!$&()*+,;=:@%/-]*[^/])?$", description="Prepended to the path of every request."
     )
+    predict_path: str | None = Field(
+        None,
+        pattern=r"^/[A-Za-z0-9._~!$&()*+,;=:@%/-]*(\?[A-Za-z0-9._~=&%-]*)?$",
+        description="Path (and query) of a vendor that stands for /predict. With it all other paths are refused: the "
+        "headers below would let clients into the vendor's whole API. None: every path is passed on.",
+    )
     health_path: str | None = Field(
         None,
         pattern=r"^/[A-Za-z0-9._~!$&()*+,;=:@%/?-]*$",
@@ -63,19 +79,14 @@ class Upstream(_Model):
     @field_validator("headers")
     @classmethod
     def _plain(cls, headers: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:
-        for name, value in headers.items():
-            if not _HEADER_NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is not the name of a header")
-            if not _HEADER_VALUE.fullmatch(value.get_secret_value()):
-                raise ValueError(f"the value of {name} must be 1 or more printable ASCII characters")
-        return headers
+        return check_headers(headers)
 
 
 class EndpointArm(_Model):
     """One deployment behind an endpoint, and its share of the requests."""
 
     name: Name = Field(description="`stable` or `canary`.")
-    upstream: Name = Field(description="Id of the deployment.")
+    upstream: str = Field(pattern=r"^[^\s|=]{1,500}$", description="Id of the deployment, as its provider says it.")
     weight: float = Field(ge=0, le=100, description="Percent of the requests, in steps of 0.01.")
 
     @field_validator("weight")

@@ -156,7 +156,7 @@ def _server(upstream: Upstream, server: Server, draining: bool) -> str:
         words.append(CHECK)
     if upstream.tls:
         words.append("ssl alpn http/1.1")
-        ca_file = upstream.ca_file or _system_authorities()
+        ca_file = upstream.ca_file or system_authorities()
         words.append(f"verify required ca-file '{ca_file}'" if upstream.tls_verify else "verify none")
         name = (upstream.host_header or server.host).partition(":")[0]
         words.append(f"sni str({name}) check-sni {name} verifyhost {name}")
@@ -165,7 +165,7 @@ def _server(upstream: Upstream, server: Server, draining: bool) -> str:
     return " ".join(words)
 
 
-def _system_authorities() -> str:
+def system_authorities() -> str:
     """PEM file of the authorities that Python trusts here; HAProxy's own `@system-ca` is empty in the wheel."""
     return os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile or certifi.where()
 
@@ -326,6 +326,11 @@ def _backend(upstream: Upstream, settings: Settings, draining: frozenset[tuple[s
         uri = upstream.path_prefix + upstream.health_path
         host = f" hdr Host {upstream.host_header}" if upstream.host_header else ""
         lines += ["  option httpchk", f"  http-check send meth GET uri '{uri}'{host}"]
+    if upstream.predict_path:
+        path, _, query = upstream.predict_path.replace("%", "%%").partition("?")
+        lines.append(_answer(404, {"error": "a hosted deployment answers at /predict only"}, "!{ path /predict }"))
+        lines.append(f"  http-request set-path '{path}'")
+        lines += [f"  http-request set-query '{query}'"] if query else []
     if upstream.path_prefix:
         lines.append(f"  http-request set-path '{upstream.path_prefix.replace('%', '%%')}%[path]'")
     if upstream.host_header:

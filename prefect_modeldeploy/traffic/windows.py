@@ -10,7 +10,7 @@ from pathlib import Path
 
 from prefect_modeldeploy.measurements import Arm, Histogram, Window
 from prefect_modeldeploy.traffic.access_log import STICKY, Kind, Times, read_lines, tally
-from prefect_modeldeploy.traffic.outcomes import outcome_of
+from prefect_modeldeploy.traffic.outcomes import ALARM, outcome_of
 from prefect_modeldeploy.traffic.sparse import give_back
 
 _SCHEMA = """
@@ -148,6 +148,7 @@ class WindowStore:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
+        self._alarms: Counter[str] = Counter()
         connection.executescript(_SCHEMA)
 
     def ingest(self, logs: Iterable[Path], *, max_bytes: int = _CHUNK) -> int:
@@ -173,6 +174,11 @@ class WindowStore:
             if after // _GIVE_BACK > offset // _GIVE_BACK:
                 give_back(log, after)
         return done
+
+    def take_alarms(self) -> Counter[str]:
+        """How often each upstream refused its credentials (401, 403) in what was ingested since the last call."""
+        taken, self._alarms = +self._alarms, Counter()
+        return taken
 
     def offset(self, log: Path) -> int:
         """Bytes of a log that have been counted."""
@@ -278,6 +284,7 @@ class WindowStore:
             key = (kind.endpoint or "-", kind.split or "-", kind.arm or "-")
             windows.setdefault(key, ArmCounts()).count(kind, times)
             if kind.upstream:
+                self._alarms[kind.upstream] += times.count if outcome_of(kind).excluded == ALARM else 0
                 last[kind.upstream] = max(last.get(kind.upstream, 0.0), times.end)
                 if kind.status >= 100:
                     responses[kind.generation, kind.upstream] += times.count

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from prefect_modeldeploy.providers.base import ServingClient, ServingCredentials
+from prefect_modeldeploy.deployments import Deployment
+from prefect_modeldeploy.providers.base import ServingClient, ServingCredentials, address_of
 from prefect_modeldeploy.providers.baseten.client import BasetenClient
 from prefect_modeldeploy.providers.baseten.inference import check_inference_url
 from prefect_modeldeploy.providers.baseten.reading import (
@@ -15,6 +16,7 @@ from prefect_modeldeploy.providers.baseten.reading import (
     PREDICT_TIMEOUT_SECONDS,
     VISIBLE_SECONDS,
 )
+from prefect_modeldeploy.traffic.arm import RemoteArm, Wire
 from prefect_modeldeploy.transport import check_base_url
 
 
@@ -73,6 +75,17 @@ class BasetenCredentials(ServingCredentials):
         check_base_url("base_url", self.base_url, allow_http=self.allow_http)
         check_inference_url(self.inference_url, allow_http=self.allow_http)
         return self
+
+    @property
+    def wire(self) -> Wire | None:
+        """The model's own JSON goes in and out."""
+        return "native"
+
+    def arm(self, deployment: Deployment) -> RemoteArm:
+        """The deployment's own `/predict`, whatever its environment: Baseten's inference API."""
+        headers = {"Authorization": SecretStr(f"Api-Key {self.api_key.get_secret_value()}")}
+        url = f"{address_of(deployment)}/predict"
+        return RemoteArm(id=deployment.id, provider=deployment.provider, url=url, headers=headers)
 
     @asynccontextmanager
     async def get_client(self) -> AsyncIterator[BasetenClient]:

@@ -2,17 +2,19 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 
+from prefect_modeldeploy.deployments import Deployment
 from prefect_modeldeploy.errors import InvalidInput, NotFound
-from prefect_modeldeploy.providers.base import ServingClient, ServingCredentials
+from prefect_modeldeploy.providers.base import ServingClient, ServingCredentials, address_of
 from prefect_modeldeploy.providers.fiddler.api import Api, Generation, is_v3, read_error
 from prefect_modeldeploy.providers.fiddler.api2 import Api2
 from prefect_modeldeploy.providers.fiddler.api3 import Api3
 from prefect_modeldeploy.providers.fiddler.client import FiddlerClient
+from prefect_modeldeploy.traffic.arm import Envelope, RemoteArm, Wire
 from prefect_modeldeploy.transport import RetryPolicy, SecretHeader, Transport, check_base_url
 
 
@@ -72,6 +74,26 @@ class FiddlerCredentials(ServingCredentials):
             missing = "project" if self.organization else "organization"
             raise InvalidInput(missing, None, "the v2 API addresses models by organization and project: set both")
         return self
+
+    @property
+    def wire(self) -> Wire | None:
+        """One address for all models: the body names the model, and rows travel in lists."""
+        return "adapter"
+
+    def arm(self, deployment: Deployment) -> RemoteArm:
+        """The one address for predictions, the model being named in the body."""
+        url = address_of(deployment)
+        names: dict[str, Any] = {"model_id": deployment.id}
+        if urlsplit(url).path == Api2.predict_path:
+            project, _, model = deployment.id.partition(":")
+            names = {"project_name": project, "organization_name": self.organization, "model_name": model}
+        return RemoteArm(
+            id=deployment.id,
+            provider=deployment.provider,
+            url=url,
+            headers={"Authorization": SecretStr(f"Bearer {self.token.get_secret_value()}")},
+            adapter=Envelope(field="data", constants=names, answer=("data", "predictions"), rows=True),
+        )
 
     @asynccontextmanager
     async def get_client(self) -> AsyncIterator[FiddlerClient]:

@@ -2,17 +2,19 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import httpx
 from pydantic import ConfigDict, Field, SecretStr, model_validator
 
+from prefect_modeldeploy.deployments import Deployment
 from prefect_modeldeploy.errors import InvalidInput
-from prefect_modeldeploy.providers.base import ServingClient, ServingCredentials
+from prefect_modeldeploy.providers.base import ServingClient, ServingCredentials, address_of
 from prefect_modeldeploy.providers.foundry.api import FoundryApi
-from prefect_modeldeploy.providers.foundry.auth import ClientCredentials
+from prefect_modeldeploy.providers.foundry.auth import TOKEN_PATH, ClientCredentials
 from prefect_modeldeploy.providers.foundry.client import FoundryClient
 from prefect_modeldeploy.providers.foundry.problems import read_error
+from prefect_modeldeploy.traffic.arm import Envelope, Grant, RemoteArm, Wire
 from prefect_modeldeploy.transport import RetryPolicy, SecretHeader, Transport, check_base_url
 
 SCOPES = ("api:models-read", "api:models-write", "api:models-execute")
@@ -84,6 +86,27 @@ class FoundryCredentials(ServingCredentials):
                     name, "**********", "holds a line break or another character that no header can carry"
                 )
         return self
+
+    @property
+    def wire(self) -> Wire | None:
+        """transformJson wraps bodies in `input` and `output`."""
+        return "adapter"
+
+    def arm(self, deployment: Deployment) -> RemoteArm:
+        """`transformJson`, with the user's token, or with tokens that the gateway gets for the application."""
+        given: dict[str, Any] = {}
+        if self.token is not None:
+            given["headers"] = {"Authorization": SecretStr(f"Bearer {self.token.get_secret_value()}")}
+        else:
+            given["grant"] = Grant(
+                token_url=f"{self.base_url.rstrip('/')}{TOKEN_PATH}",
+                client_id=self.client_id or "",
+                client_secret=self.client_secret or SecretStr(""),
+                scopes=(*self.scopes, "offline_access") if self.scopes else (),
+            )
+        envelope = Envelope(field="input", answer=("output",))
+        url = address_of(deployment)
+        return RemoteArm(id=deployment.id, provider=deployment.provider, url=url, adapter=envelope, **given)
 
     @asynccontextmanager
     async def get_client(self) -> AsyncIterator[FoundryClient]:

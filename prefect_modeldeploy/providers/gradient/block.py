@@ -1,5 +1,6 @@
 """The credentials block."""
 
+import base64
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, ClassVar, Literal
@@ -7,13 +8,14 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 
-from prefect_modeldeploy.deployments import Capability
+from prefect_modeldeploy.deployments import Capability, Deployment
 from prefect_modeldeploy.errors import InvalidInput
-from prefect_modeldeploy.providers.base import ServingClient, ServingCredentials
+from prefect_modeldeploy.providers.base import ServingClient, ServingCredentials, address_of
 from prefect_modeldeploy.providers.gradient.client import GradientBase, GradientClient, GradientGraphClient
 from prefect_modeldeploy.providers.gradient.graph import GraphApi, read_graph_error
 from prefect_modeldeploy.providers.gradient.problems import read_error
 from prefect_modeldeploy.providers.gradient.rest import RestApi
+from prefect_modeldeploy.traffic.arm import RemoteArm, Wire
 from prefect_modeldeploy.transport import RetryPolicy, SecretHeader, Transport, check_base_url
 
 REST_URL = "https://api.paperspace.com/v1"
@@ -81,6 +83,20 @@ class GradientCredentials(ServingCredentials):
     def can(self, capability: Capability) -> bool:
         """Whether this API has the capability."""
         return self._kind().can(capability)
+
+    @property
+    def wire(self) -> Wire | None:
+        """Path and payload are the container's own."""
+        return "native"
+
+    def arm(self, deployment: Deployment) -> RemoteArm:
+        """The container, at `predict_path`. The load balancer asks for the endpoint's password, if it has one."""
+        headers = {}
+        if self.endpoint_key is not None:
+            login = base64.b64encode(f"paperspace:{self.endpoint_key.get_secret_value()}".encode()).decode()
+            headers["Authorization"] = SecretStr(f"Basic {login}")
+        url = f"{address_of(deployment).rstrip('/')}/{self.predict_path.lstrip('/')}"
+        return RemoteArm(id=deployment.id, provider=deployment.provider, url=url, headers=headers)
 
     def _kind(self) -> type[GradientBase]:
         return GradientClient if self.api == "rest" else GradientGraphClient

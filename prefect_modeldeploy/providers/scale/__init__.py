@@ -19,11 +19,13 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from prefect_modeldeploy.deployments import Capability
-from prefect_modeldeploy.providers.base import ServingClient, ServingCredentials
+from prefect_modeldeploy.deployments import Capability, Deployment
+from prefect_modeldeploy.errors import UnsupportedOperation
+from prefect_modeldeploy.providers.base import ServingClient, ServingCredentials, address_of
 from prefect_modeldeploy.providers.scale.client import ScaleClient
 from prefect_modeldeploy.providers.scale.v5 import ScaleV5Client
 from prefect_modeldeploy.providers.scale.wire import read_problem
+from prefect_modeldeploy.traffic.arm import RemoteArm, Wire
 from prefect_modeldeploy.transport import SecretHeader, Transport, check_base_url
 
 __all__ = ["ScaleClient", "ScaleCredentials", "ScaleV5Client"]
@@ -83,6 +85,21 @@ class ScaleCredentials(ServingCredentials):
     def can(self, capability: Capability) -> bool:
         """Whether the chosen API has the capability."""
         return (ScaleV5Client if self.api == "v5" else ScaleClient).can(capability)
+
+    @property
+    def wire(self) -> Wire | None:
+        """V4 takes and gives the model's own JSON. V5 names the model in the body, by a name that promotions move."""
+        return "native" if self.api == "v4" else None
+
+    def arm(self, deployment: Deployment) -> RemoteArm:
+        """V4's `execute` of this very deployment; it takes JSON objects only."""
+        if self.api == "v5":
+            hint = "V5 addresses models by a name that a promotion gives to another one; use api='v4'"
+            raise UnsupportedOperation(deployment.provider, Capability.TRAFFIC, hint)
+        account = {"x-selected-account-id": SecretStr(self.account_id)} if self.account_id else {}
+        headers = {"x-api-key": self.api_key, **account}
+        url = address_of(deployment)
+        return RemoteArm(id=deployment.id, provider=deployment.provider, url=url, headers=headers)
 
     @asynccontextmanager
     async def get_client(self) -> AsyncIterator[ServingClient]:

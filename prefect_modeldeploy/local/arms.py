@@ -1,0 +1,205 @@
+"""Arms at providers: deployments that run elsewhere, and the credentials that let the proxy in there.
+
+Every change is on disk before it is in the proxy. Tokens are renewed here, by the node, so that traffic flows on when
+the flow that put the arm there is long gone; the proxy takes a new one without a reload.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefect_modeldeploy.errors import GatewayError, InvalidInput
+from prefect_modeldeploy.local.refusals import Refused
+from prefect_modeldeploy.local.store import Store
+from prefect_modeldeploy.local.tls import probe
+from prefect_modeldeploy.local.tokens import Token, fetch
+from prefect_modeldeploy.traffic.adapter import AdapterHop
+from prefect_modeldeploy.traffic.arm import Envelope, RemoteArm
+from prefect_modeldeploy.traffic.endpoint import Endpoint, Upstream
+
+_HOP_PORT = "adapter_port"
+_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 1.0, 30.0
+_RENEWED_LATELY_SECONDS = 2.0
+"""Refusals that come so soon after a renewal may be answers to the former token."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Kept:
+    arm: RemoteArm
+    token: Token | None = None
+    renewing: asyncio.Task[None] | None = None
+    refused: asyncio.Event = field(default_factory=asyncio.Event)
+    unauthorized: int = 0
+    renewals: int = 0
+    renewed_at: float = 0.0
+    problem: str | None = None
+
+
+class Arms:
+    """The arms of a node.
+
+    Args:
+        store: Remembers them.
+        changed: Called when the proxy must hear of something new.
+        gateway_url: Where the adapter's hop finds the proxy.
+    """
+
+    def __init__(self, store: Store, changed: Callable[[], None], gateway_url: Callable[[], str]) -> None:
+        self._store, self._changed = store, changed
+        self._kept = {arm.id: _Kept(arm, token) for arm, token in store.arms()}
+        self._hop = AdapterHop(self._envelope, gateway_url)
+        self._hop_address = ("127.0.0.1", 0)
+
+    async def start(self) -> None:
+        """Begin to adapt, and to renew tokens. The hop gets the port that a proxy of a former node knows."""
+        port = int(self._store.get(_HOP_PORT) or 0)
+        try:
+            self._hop_address = await self._hop.start(port)
+        except OSError:
+            self._hop_address = await self._hop.start(0)
+        self._store.put(_HOP_PORT, str(self._hop_address[1]))
+        for kept in self._kept.values():
+            self._keep_fresh(kept)
+
+    async def stop(self) -> None:
+        """Stop adapting and renewing."""
+        tasks = [kept.renewing for kept in self._kept.values() if kept.renewing]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._hop.stop()
+
+    def __contains__(self, arm_id: str) -> bool:
+        return arm_id in self._kept
+
+    async def put(self, arm: RemoteArm) -> None:
+        """Keep an arm, or replace it, once its certificate was seen and its first token is there.
+
+        Raises:
+            InvalidInput: The certificate is not trusted, or the token endpoint refuses the client.
+            GatewayError: The vendor, or its token endpoint, cannot be reached. Nothing was changed.
+        """
+        former = self._kept.get(arm.id)
+        if former and former.arm == arm and (arm.grant is None or (former.token and former.token.fresh)):
+            return
+        await probe(arm)
+        token = await fetch(arm, arm.grant) if arm.grant else None
+        if (former := self._kept.get(arm.id)) and former.renewing:
+            former.renewing.cancel()
+        self._store.save_arm(arm, token)
+        kept = self._kept[arm.id] = _Kept(arm, token, renewed_at=time.time())
+        self._keep_fresh(kept)
+
+    def delete(self, arm_id: str) -> None:
+        """Forget it and its credentials. Raises Refused (not_found)."""
+        if arm_id not in self._kept:
+            raise Refused("not_found", f"no arm {arm_id!r}; there are {sorted(self._kept)}")
+        kept = self._kept.pop(arm_id)
+        if kept.renewing:
+            kept.renewing.cancel()
+        self._store.delete_arm(arm_id)
+
+    def keep_only(self, used: Collection[str], among: Collection[str]) -> None:
+        """Of these arms forget those that no endpoint uses any more: a credential lives as long as its use."""
+        for arm_id in set(among) - set(used):
+            if arm_id in self._kept:
+                self.delete(arm_id)
+
+    def check(self, arm_id: str) -> None:
+        """Raises Refused (not_ready) for an arm whose token has ended and could not be renewed."""
+        kept = self._kept[arm_id]
+        if kept.arm.grant is not None and (kept.token is None or kept.problem):
+            raise Refused("not_ready", f"the token of {arm_id} could not be renewed: {kept.problem}")
+
+    def all(self) -> list[dict[str, Any]]:
+        """What others may see: no secrets."""
+        return [_shown(self._kept[arm_id]) for arm_id in sorted(self._kept)]
+
+    def get(self, arm_id: str) -> dict[str, Any]:
+        """As `all`, of one."""
+        return _shown(self._kept[arm_id])
+
+    def upstreams(self) -> tuple[Upstream, ...]:
+        """The arms as the proxy sees them."""
+        return tuple(
+            upstream
+            for kept in self._kept.values()
+            for upstream in kept.arm.upstreams(kept.token.value if kept.token else None, self._hop_address)
+        )
+
+    def proxied(self, endpoint: Endpoint) -> Endpoint:
+        """The endpoint with the names that its arms have in the proxy."""
+        arms = tuple(
+            arm.model_copy(update={"upstream": self._kept[arm.upstream].arm.upstream})
+            if arm.upstream in self._kept
+            else arm
+            for arm in endpoint.arms
+        )
+        return endpoint.model_copy(update={"arms": arms})
+
+    def unauthorized(self, upstream: str, count: int) -> None:
+        """The alarm: an arm answered 401 or 403. A token that may be the reason is renewed."""
+        kept = next((kept for kept in self._kept.values() if kept.arm.upstream == upstream), None)
+        if kept is None:
+            return
+        kept.unauthorized += count
+        _log.error("ALARM: %s refused its credentials %d times (401 or 403)", kept.arm.id, count)
+        if time.time() - kept.renewed_at > _RENEWED_LATELY_SECONDS:
+            kept.refused.set()
+
+    def _envelope(self, upstream: str) -> tuple[Envelope, str] | None:
+        arm = next((kept.arm for kept in self._kept.values() if kept.arm.upstream == upstream), None)
+        return (arm.adapter, arm.vendor) if arm and arm.adapter else None
+
+    def _keep_fresh(self, kept: _Kept) -> None:
+        if kept.arm.grant is not None:
+            kept.renewing = asyncio.get_running_loop().create_task(self._renew_for_ever(kept))
+
+    async def _renew_for_ever(self, kept: _Kept) -> None:
+        pause = _FIRST_RETRY_SECONDS
+        while True:
+            due = (kept.token.fresh_until - time.time()) if kept.token and not kept.problem else 0.0
+            try:
+                async with asyncio.timeout(max(0.0, due)):
+                    await kept.refused.wait()
+            except TimeoutError:
+                pass  # its time has come
+            kept.refused.clear()
+            if await self._renewed(kept):
+                pause = _FIRST_RETRY_SECONDS
+            else:
+                await asyncio.sleep(pause)
+                pause = min(_LONGEST_RETRY_SECONDS, pause * 2)
+
+    async def _renewed(self, kept: _Kept) -> bool:
+        assert kept.arm.grant is not None, "only such arms are renewed"
+        try:
+            kept.token = await fetch(kept.arm, kept.arm.grant)
+        except (GatewayError, InvalidInput) as error:
+            kept.problem = str(error)
+            _log.error("ALARM: %s", error)
+            return False
+        kept.problem, kept.renewed_at, kept.renewals = None, time.time(), kept.renewals + 1
+        self._store.save_arm(kept.arm, kept.token)
+        self._changed()
+        return True
+
+
+def _shown(kept: _Kept) -> dict[str, Any]:
+    arm, token = kept.arm, kept.token
+    return {
+        "id": arm.id,
+        "provider": arm.provider,
+        "url": arm.url,
+        "upstream": arm.upstream,
+        "wire": arm.wire,
+        "headers": sorted(arm.headers),
+        "token": {"fresh_until": token.fresh_until, "renewals": kept.renewals} if token else None,
+        "unauthorized": kept.unauthorized,
+        "problem": kept.problem,
+    }

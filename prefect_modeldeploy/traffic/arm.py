@@ -1,0 +1,136 @@
+"""A deployment at a provider, as the gateway reaches it: address, TLS, credentials, and what happens to bodies.
+
+The gateway's own wire contract is the local replicas': JSON to `/predict`, JSON back. A vendor that takes and gives
+just that is *native*: the proxy changes path and headers only. One that wraps bodies needs an *adapter*, an `Envelope`
+that the hop in `adapter.py` puts around the payload and takes off the answer.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, field_validator
+
+from prefect_modeldeploy.deployments import Name
+from prefect_modeldeploy.traffic.endpoint import Server, Upstream, check_headers
+
+Wire = Literal["native", "adapter"]
+"""How a deployment fits the gateway's wire contract. One that does not fit at all has no arm."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Grant(_Model):
+    """OAuth2 client credentials: the node gets a token with them, sends it as a bearer, and renews it in time."""
+
+    token_url: str = Field(pattern=r"^https?://[^\s/@]+(/\S*)?$", description="Where tokens are given.")
+    client_id: str = Field(min_length=1)
+    client_secret: SecretStr
+    scopes: tuple[str, ...] = ()
+
+
+class Envelope(_Model):
+    """How a vendor wraps bodies: the payload goes into `field`, beside the constants; the answer is at `answer`.
+
+    Foundry: `{"input": payload}` and `answer["output"]`. Fiddler: `{"model_id": ..., "data": [payload]}` and
+    `answer["data"]["predictions"][0]`.
+    """
+
+    field: str = Field(description="Name of the payload in the vendor's body.")
+    constants: Mapping[str, JsonValue] = Field({}, description="The rest of the vendor's body.")
+    answer: tuple[str, ...] = Field(description="Path to the answer in what the vendor sends back.")
+    rows: bool = Field(False, description="The vendor takes and gives lists: a payload that is none travels in one.")
+
+    def wrap(self, payload: Any) -> dict[str, Any]:
+        """The vendor's body."""
+        return {**self.constants, self.field: [payload] if self.rows and not isinstance(payload, list) else payload}
+
+    def unwrap(self, said: Any, payload: Any) -> Any:
+        """The answer to `payload` in what the vendor said. Raises ValueError when it is not there."""
+        for step in self.answer:
+            if not isinstance(said, dict) or step not in said:
+                raise ValueError(f"the deployment's answer has no {'.'.join(self.answer)}")
+            said = said[step]
+        if not self.rows or isinstance(payload, list):
+            return said
+        if not isinstance(said, list) or len(said) != 1:
+            raise ValueError(f"{'.'.join(self.answer)} of the deployment's answer is not a list of one")
+        return said[0]
+
+
+class RemoteArm(_Model):
+    """One deployment at a provider, ready to be put behind an endpoint. Its repr and its JSON hide every secret."""
+
+    id: str = Field(min_length=1, max_length=500, pattern=r"^\S+$", description="The deployment's id at its provider.")
+    provider: Name
+    url: str = Field(
+        pattern=r"^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~!$&()*+,;=:@%/-]*)?(\?[A-Za-z0-9._~=&%-]*)?$",
+        description="Where predictions are sent. Nothing else of the vendor can be reached through the gateway.",
+    )
+    headers: Mapping[str, SecretStr] = Field(default_factory=dict, description="What lets requests in at the vendor.")
+    grant: Grant | None = Field(None, description="Or: how to get the token that does.")
+    ca_file: str | None = Field(
+        None,
+        pattern=r"^/[^\x00-\x1f']+$",
+        description="PEM file with the authorities to trust, on the gateway's machine. None: those of that machine.",
+    )
+    adapter: Envelope | None = Field(None, description="How the vendor wraps bodies. None: it does not.")
+
+    _plain = field_validator("headers")(check_headers)
+
+    @property
+    def wire(self) -> Wire:
+        """How the deployment fits the gateway's wire contract."""
+        return "adapter" if self.adapter else "native"
+
+    @property
+    def upstream(self) -> str:
+        """Its name in the proxy: ids of vendors have characters and lengths that are none there."""
+        return f"{self.provider[:40]}-{hashlib.sha256(self.id.encode()).hexdigest()[:16]}"
+
+    @property
+    def vendor(self) -> str:
+        """Name in the proxy of the vendor behind the adapter; the same as `upstream` where there is none."""
+        return f"{self.upstream}.v" if self.adapter else self.upstream
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the vendor."""
+        parts = urlsplit(self.url)
+        return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+    @property
+    def tls(self) -> bool:
+        """Whether the vendor is reached over TLS. Its certificate is always verified."""
+        return self.url.startswith("https://")
+
+    def upstreams(self, token: SecretStr | None, hop: tuple[str, int]) -> tuple[Upstream, ...]:
+        """The arm in the proxy's terms: the vendor, and before it the adapter's hop if it needs one."""
+        parts, (host, port) = urlsplit(self.url), self.address
+        bearer = {"Authorization": SecretStr(f"Bearer {token.get_secret_value()}")} if token else {}
+        vendor = Upstream(
+            name=self.vendor,
+            servers=(Server(name="vendor", host=host, port=port),),
+            tls=self.tls,
+            ca_file=self.ca_file,
+            host_header=parts.netloc,
+            predict_path=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
+            headers={**self.headers, **bearer},
+        )
+        if self.adapter is None:
+            return (vendor,)
+        # The proxy drops this header from what clients send, so it is as good as a secret one.
+        names = {"X-Modeldeploy-Upstream": SecretStr(self.upstream)}
+        server = Server(name="adapter", host=hop[0], port=hop[1])
+        return vendor, Upstream(name=self.upstream, servers=(server,), headers=names)
+
+    def revealed(self) -> dict[str, Any]:
+        """As JSON with the secrets in clear, for the node's API and its file. Goes nowhere else."""
+        shown = self.model_dump(mode="json")
+        shown["headers"] = {name: value.get_secret_value() for name, value in self.headers.items()}
+        if self.grant is not None:
+            shown["grant"]["client_secret"] = self.grant.client_secret.get_secret_value()
+        return shown
