@@ -114,10 +114,12 @@ async def router_of(target: DeploymentTarget | str) -> AsyncIterator[tuple[Traff
     """Open the control over the target's traffic; yields it and the endpoint's name.
 
     Raises:
-        UnsupportedOperation: Nothing splits the traffic of this provider: the target needs a gateway.
+        UnsupportedOperation: Nothing splits the traffic of this provider: the target needs a gateway. Or its
+            deployments do not fit the gateway.
     """
     target = await DeploymentTarget.resolve(target)
     if target.gateway is not None:
+        target.credentials.wire()
         async with target.gateway.get_client() as node:
             yield node, target.endpoint
         return
@@ -130,7 +132,7 @@ async def register_arms(target: DeploymentTarget | str, deployment_ids: Iterable
 
     Raises:
         NotFound: There is no such deployment.
-        UnsupportedOperation: A provider's deployments do not fit the gateway's wire contract.
+        UnsupportedOperation: A provider's deployments do not fit the gateway.
         InvalidInput: A certificate is not trusted, or a token endpoint refuses the client.
     """
     target = await DeploymentTarget.resolve(target)
@@ -142,6 +144,7 @@ async def register_arms(target: DeploymentTarget | str, deployment_ids: Iterable
             there = await target.at(deployment_id)
             if there.credentials.client_class.provider == "local" and deployment_id in own:
                 continue
+            there.credentials.wire()
             async with there.credentials.get_client() as client:
                 arm = there.credentials.arm(await client.get(deployment_id))
             await node.put_arm(arm.model_copy(update={"ca_file": target.gateway.arms_ca_file}))

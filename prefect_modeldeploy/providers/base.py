@@ -184,20 +184,22 @@ class ServingCredentials(CredentialsBlock):
         """Whether this provider has the capability."""
         return self.client_class.can(capability)
 
-    @property
-    def wire(self) -> Wire | None:
-        """How deployments here fit the gateway's wire contract (`/predict`, JSON in and out); None: not at all."""
-        return None
-
-    def arm(self, deployment: Deployment) -> RemoteArm:
-        """How a gateway reaches a deployment, credentials included.
+    def wire(self) -> Wire:
+        """How deployments here fit the gateway's wire contract: JSON to `/predict`, JSON back.
 
         Raises:
-            UnsupportedOperation: No gateway can split traffic between this and others.
-            InvalidInput: The deployment has no address yet.
+            UnsupportedOperation: They do not; says why.
         """
         hint = "its deployments do not fit the gateway's wire contract"
-        raise UnsupportedOperation(deployment.provider, Capability.TRAFFIC, hint)
+        raise UnsupportedOperation(self.client_class.provider, Capability.TRAFFIC, hint)
+
+    def arm(self, deployment: Deployment) -> RemoteArm:
+        """How a gateway reaches a deployment, credentials included. Only where `wire` says that they fit.
+
+        Raises:
+            InvalidInput: The deployment has no address yet.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has a wire, but no arm")
 
 
 def address_of(deployment: Deployment) -> str:

@@ -154,8 +154,7 @@ class LocalServing(ServingCredentials):
             raise ValueError(f"{missing}=None: {given} is set, and the one needs the other; or set neither")
         return self
 
-    @property
-    def wire(self) -> Wire | None:
+    def wire(self) -> Wire:
         """It is the contract."""
         return "native"
 

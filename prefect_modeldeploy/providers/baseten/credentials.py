@@ -76,8 +76,7 @@ class BasetenCredentials(ServingCredentials):
         check_inference_url(self.inference_url, allow_http=self.allow_http)
         return self
 
-    @property
-    def wire(self) -> Wire | None:
+    def wire(self) -> Wire:
         """The model's own JSON goes in and out."""
         return "native"
 

@@ -75,8 +75,7 @@ class FiddlerCredentials(ServingCredentials):
             raise InvalidInput(missing, None, "the v2 API addresses models by organization and project: set both")
         return self
 
-    @property
-    def wire(self) -> Wire | None:
+    def wire(self) -> Wire:
         """One address for all models: the body names the model, and rows travel in lists."""
         return "adapter"
 

@@ -87,8 +87,7 @@ class FoundryCredentials(ServingCredentials):
                 )
         return self
 
-    @property
-    def wire(self) -> Wire | None:
+    def wire(self) -> Wire:
         """transformJson wraps bodies in `input` and `output`."""
         return "adapter"
 

@@ -84,8 +84,7 @@ class GradientCredentials(ServingCredentials):
         """Whether this API has the capability."""
         return self._kind().can(capability)
 
-    @property
-    def wire(self) -> Wire | None:
+    def wire(self) -> Wire:
         """Path and payload are the container's own."""
         return "native"
 

@@ -86,16 +86,20 @@ class ScaleCredentials(ServingCredentials):
         """Whether the chosen API has the capability."""
         return (ScaleV5Client if self.api == "v5" else ScaleClient).can(capability)
 
-    @property
-    def wire(self) -> Wire | None:
-        """V4 takes and gives the model's own JSON. V5 names the model in the body, by a name that promotions move."""
-        return "native" if self.api == "v4" else None
+    def wire(self) -> Wire:
+        """V4 takes and gives the model's own JSON.
+
+        Raises:
+            UnsupportedOperation: V5 names the model in the body, by a name that a promotion gives to another one.
+        """
+        if self.api == "v4":
+            return "native"
+        hint = "V5 addresses a model by its name, which a promotion gives to another one; use api='v4'"
+        raise UnsupportedOperation(self.client_class.provider, Capability.TRAFFIC, hint)
 
     def arm(self, deployment: Deployment) -> RemoteArm:
         """V4's `execute` of this very deployment; it takes JSON objects only."""
-        if self.api == "v5":
-            hint = "V5 addresses models by a name that a promotion gives to another one; use api='v4'"
-            raise UnsupportedOperation(deployment.provider, Capability.TRAFFIC, hint)
+        self.wire()
         account = {"x-selected-account-id": SecretStr(self.account_id)} if self.account_id else {}
         headers = {"x-api-key": self.api_key, **account}
         url = address_of(deployment)
