@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import Self
+from typing import Any, Self
 
 from prefect.blocks.core import Block
 from pydantic import Field
@@ -25,6 +25,7 @@ class DeploymentTarget(Block):
         environment: Role, such as production.
         gateway: What splits the traffic.
         other_credentials: Block of a second provider, to move from one to another.
+        sample: Request for the preflight of rollouts.
         price_per_replica_hour: Price of one replica hour, for reports.
 
     Example:
@@ -56,6 +57,11 @@ class DeploymentTarget(Block):
         None,
         description="Block of another provider that deployments behind the endpoint can be at: to move from one "
         "provider to another. New deployments are created with `credentials`.",
+    )
+    sample: Any = Field(
+        None,
+        description="JSON of a request that every version can answer. A rollout sends it to both versions before any "
+        "traffic moves, and stops if the shapes of the answers differ. None: no such preflight.",
     )
     price_per_replica_hour: float | None = Field(
         None, ge=0, description="Price of one replica hour in any currency, for reports. None: unknown."

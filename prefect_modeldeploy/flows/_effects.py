@@ -8,7 +8,7 @@ from prefect.flow_runs import apause_flow_run
 from prefect.input import RunInput
 from pydantic import BaseModel, ConfigDict, Field
 
-from prefect_modeldeploy.deployments import Deployment, DeploymentStatus
+from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentStatus
 from prefect_modeldeploy.errors import RolloutError
 from prefect_modeldeploy.rollout import Effect, RolloutRecord, abort, finish
 from prefect_modeldeploy.target import DeploymentTarget
@@ -20,9 +20,11 @@ from prefect_modeldeploy.tasks.deployments import (
     aroll_back_deployment,
     ascale_deployment_to_zero,
     astart_deployment,
+    astop_deployment,
     awake_deployment,
 )
 from prefect_modeldeploy.tasks.observing import aobserve_traffic
+from prefect_modeldeploy.tasks.preflight import apreflight
 from prefect_modeldeploy.tasks.reporting import areport_rollout
 from prefect_modeldeploy.tasks.traffic import aclaim_endpoint, aget_traffic, aset_arms, aset_traffic
 from prefect_modeldeploy.tasks.waiting import await_until_ready
@@ -73,6 +75,8 @@ class Effects:
     async def _attach(self, record: RolloutRecord) -> None:
         if record.stable is not None:
             await aset_arms(self._target, _arms(record), expected_epoch=record.epoch)
+            if self._target.sample is not None:
+                await apreflight(self._target)
 
     async def _shift(self, record: RolloutRecord) -> None:
         weight = record.plan.steps[record.step]
@@ -183,7 +187,10 @@ async def bring_up(target: DeploymentTarget, deployment_id: str, timeout_seconds
 async def _retire(target: DeploymentTarget, deployment_id: str, how: str) -> None:
     match how:
         case "scale_to_zero":
-            await ascale_deployment_to_zero(target, deployment_id)
+            there = await target.at(deployment_id)
+            # No request comes any more that could wake it: where a provider has no such zero, a stop is as good.
+            can = there.credentials.can(Capability.SCALE_TO_ZERO)
+            await (ascale_deployment_to_zero if can else astop_deployment)(target, deployment_id)
         case "delete":
             await adelete_deployment(target, deployment_id)
 

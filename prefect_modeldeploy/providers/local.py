@@ -22,7 +22,7 @@ from prefect_modeldeploy.deployments import (
     DeploymentSpec,
     DeploymentUpdate,
 )
-from prefect_modeldeploy.errors import Problem, ProviderError, ProviderUnavailable
+from prefect_modeldeploy.errors import NotFound, Problem, ProviderError, ProviderUnavailable
 from prefect_modeldeploy.local.autostart import ensure_node
 from prefect_modeldeploy.local.client import NodeClient
 from prefect_modeldeploy.local.home import Home
@@ -49,6 +49,8 @@ class LocalClient(ServingClient):
 
     async def get(self, deployment_id: str) -> Deployment:
         """Return one deployment."""
+        if "/" in deployment_id:  # another provider's id: no name here has one, and no route would take it
+            raise NotFound(self.provider, f"get {deployment_id}", Problem("no such deployment", 404))
         return await self._node.get_deployment(deployment_id)
 
     async def find(self, *, model: str | None = None) -> list[Deployment]:

@@ -57,7 +57,9 @@ class CanaryPlan(BaseModel):
         "what the new one is compared with.",
     )
     former: Literal["keep", "scale_to_zero", "delete"] = Field(
-        "scale_to_zero", description="What becomes of the former version after the promotion."
+        "scale_to_zero",
+        description="What becomes of the former version after the promotion. Where a provider has no zero that wakes, "
+        "`scale_to_zero` stops it.",
     )
     failed_canary: Literal["keep", "scale_to_zero", "delete"] = Field(
         "delete", description="What becomes of a canary that this rollout created and rolled back."

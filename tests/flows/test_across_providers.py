@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from prefect_modeldeploy import DeploymentSpec, JudgePlan, canary_rollout, promote_to_production, roll_back
+from prefect_modeldeploy import (
+    DeploymentSpec,
+    DeploymentStatus,
+    JudgePlan,
+    canary_rollout,
+    promote_to_production,
+    roll_back,
+)
 from prefect_modeldeploy.errors import UnsupportedOperation
 from prefect_modeldeploy.target import client_of
 from tests.conftest import eventually
@@ -19,7 +26,7 @@ from tests.traffic.load import load
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
-BODY = b'{"x": 1}'
+BODY, SAMPLE = b'{"x": 1}', {"x": 1}
 
 
 @pytest_asyncio.fixture
@@ -47,13 +54,14 @@ async def test_a_model_moves_from_one_provider_to_another_and_back(site: Site, t
     gradient, baseten = gradient_kit.block(site.sandbox), arms_kit.baseten(site.sandbox)
     first = await arms_kit.deployment(site, "gradient")
     await promote_to_production(site.target(gradient, "fraud"), first)
-    moving = site.target(baseten, "sandbox-model", other_credentials=gradient)
-    plan = QUICK.model_copy(update={"former": "keep"})  # Gradient cannot be woken by a request
+    moving = site.target(baseten, "sandbox-model", other_credentials=gradient, sample=SAMPLE)
     async with load(await site.url(), rate=200, body=BODY) as answers:
         await eventually(lambda: answers.count > 300)
         truss = baseten_kit.make_truss(tmp_path / "truss")
-        record = await canary_rollout(moving, baseten_kit.spec_of(truss), plan)
+        record = await canary_rollout(moving, baseten_kit.spec_of(truss), QUICK)
         assert record.outcome == "promoted", record.reason
+        async with gradient.get_client() as client:  # it has no zero that wakes
+            assert (await client.get(first)).status is DeploymentStatus.STOPPED
         assert (record.stable, record.canary.partition("/")[0]) == (first, _model(site))
         assert await site.arms() == {"stable": (record.canary, 100.0)}
         before = dict(answers.by_arm)
@@ -120,4 +128,18 @@ async def test_a_provider_that_does_not_fit_the_gateway_is_refused_before_anythi
         await canary_rollout(moving, DeploymentSpec(name="fraud-1", model="fraud"), QUICK)
     async with v5.get_client() as client:
         assert await client.find() == before
+    assert await site.arms() == {"stable": (first, 100.0)}
+
+
+async def test_a_canary_that_answers_in_another_shape_gets_no_traffic(site: Site, tmp_path: Path) -> None:
+    target = site.target(arms_kit.baseten(site.sandbox), "sandbox-model", sample=SAMPLE)
+    first = await arms_kit.deployment(site, "baseten")
+    await site.sandbox.control.behave(match="v2", callable="tests.providers.scale_kit:second_version")
+    await site.sandbox.control.behave(match=first.partition("/")[2])
+    await promote_to_production(target, first)
+    async with load(await site.url(), rate=50, body=BODY) as answers:
+        record = await canary_rollout(target, baseten_kit.spec_of(baseten_kit.make_truss(tmp_path / "truss")), QUICK)
+    assert record.outcome == "rolled_back"
+    assert "answer.echo is only there" in record.reason
+    assert set(answers.by_arm) == {"stable"}
     assert await site.arms() == {"stable": (first, 100.0)}
