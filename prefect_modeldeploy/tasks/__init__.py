@@ -30,6 +30,7 @@ from prefect_modeldeploy.tasks.deployments import (
     update_deployment,
     wake_deployment,
 )
+from prefect_modeldeploy.tasks.preflight import apreflight, preflight
 from prefect_modeldeploy.tasks.traffic import (
     Claim,
     aclaim_endpoint,
@@ -53,6 +54,7 @@ __all__ = [
     "aget_traffic",
     "alist_deployments",
     "apredict",
+    "apreflight",
     "apromote_deployment",
     "aroll_back_deployment",
     "ascale_deployment",
@@ -72,6 +74,7 @@ __all__ = [
     "get_traffic",
     "list_deployments",
     "predict",
+    "preflight",
     "promote_deployment",
     "roll_back_deployment",
     "scale_deployment",

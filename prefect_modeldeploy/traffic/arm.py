@@ -44,6 +44,15 @@ class Envelope(_Model):
     answer: tuple[str, ...] = Field(description="Path to the answer in what the vendor sends back.")
     rows: bool = Field(False, description="The vendor takes and gives lists: a payload that is none travels in one.")
 
+    error_name: str | None = Field(None, description="Field of the vendor's error answers that names the error.")
+    failures: tuple[str, ...] = Field(
+        (), description="Names with which the vendor answers 4xx when the model broke. Clients get 500 instead."
+    )
+
+    def failed(self, said: Any) -> bool:
+        """Whether a 4xx means that the model failed, and not that the request is bad."""
+        return isinstance(said, dict) and self.error_name is not None and said.get(self.error_name) in self.failures
+
     def wrap(self, payload: Any) -> dict[str, Any]:
         """The vendor's body."""
         return {**self.constants, self.field: [payload] if self.rows and not isinstance(payload, list) else payload}

@@ -1,5 +1,7 @@
 """Every pair of providers behind one endpoint: both arms answer the same, or the pair is refused. A test per cell."""
 
+import ast
+import importlib.util
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 import prefect_modeldeploy
+from prefect_modeldeploy import Gateway
 from prefect_modeldeploy.errors import UnsupportedOperation
 from prefect_modeldeploy.providers.base import ServingCredentials
 from prefect_modeldeploy.providers.matrix import fit, matrix
@@ -21,8 +24,11 @@ from tests.flows.arms_kit import Site
 from tests.providers import scale_kit
 from tests.sandbox.kit import running_sandbox
 
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+
 NAMES = ("baseten", "fiddler", "foundry", "gradient", "local", "scale", "scale v5")
 PAGE = Path(prefect_modeldeploy.__file__).parent / "docs" / "canary-across-providers.md"
+SCRIPT = Path(__file__).parents[2] / "blocks" / "create_gateway.py"
 
 
 @dataclass
@@ -85,3 +91,30 @@ async def test_the_page_shows_the_matrix_that_the_providers_declare(world: World
     shown = re.search(r"<!-- matrix -->\n(.*?)\n<!-- end -->", PAGE.read_text(), re.DOTALL)
     assert shown is not None
     assert shown[1].strip() == matrix(world.blocks)
+
+
+async def test_the_first_example_of_the_page_works(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    site, example = world.site, re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[0]
+    monkeypatch.setenv("MODELDEPLOY_GATEWAY_URL", site.gateway.url)
+    monkeypatch.setenv("MODELDEPLOY_GATEWAY_TOKEN", site.gateway.token.get_secret_value())
+    monkeypatch.setenv("PAPERSPACE_API_KEY", site.sandbox["gradient"]["api_key"])
+    monkeypatch.setenv("GRADIENT_BASE_URL", site.sandbox["gradient"]["base_url"])
+    monkeypatch.setenv("GRADIENT_DEPLOYMENT", world.deployments["gradient"])
+    await eval(compile(example, str(PAGE), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), {})
+    assert (await site.ask(await site.url("fraud"), {"x": 2})).json()["sum"] == 2.0
+
+
+def test_the_second_example_of_the_page_compiles() -> None:
+    example = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[1]
+    compile(example, str(PAGE), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+async def test_the_script_saves_the_gateway_of_this_machine(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELDEPLOY_HOME", str(world.site.home))
+    spec = importlib.util.spec_from_file_location("create_gateway", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    await script.main()
+    assert (await Gateway.aload("gateway")).model_dump() == world.site.gateway.model_dump()

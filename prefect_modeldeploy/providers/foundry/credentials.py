@@ -103,7 +103,8 @@ class FoundryCredentials(ServingCredentials):
                 client_secret=self.client_secret or SecretStr(""),
                 scopes=(*self.scopes, "offline_access") if self.scopes else (),
             )
-        envelope = Envelope(field="input", answer=("output",))
+        failures = ("InferenceFailure", "InferenceTimeout")
+        envelope = Envelope(field="input", answer=("output",), error_name="errorName", failures=failures)
         url = address_of(deployment)
         return RemoteArm(id=deployment.id, provider=deployment.provider, url=url, adapter=envelope, **given)
 
