@@ -83,9 +83,13 @@ class Arms:
         Raises:
             InvalidInput: The certificate is not trusted, or the token endpoint refuses the client.
             GatewayError: The vendor, or its token endpoint, cannot be reached. Nothing was changed.
+        Refused: (not_ready) It is kept already, and its token cannot be renewed now.
         """
         former = self._kept.get(arm.id)
-        if former and former.arm == arm and (arm.grant is None or (former.token and former.token.fresh)):
+        if former and former.arm == arm:
+            if arm.grant is not None and not (former.token and former.token.fresh):
+                await self._renewed(former)
+            self.check(arm.id)
             return
         await probe(arm)
         token = await fetch(arm, arm.grant) if arm.grant else None
