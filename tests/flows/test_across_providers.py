@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
 
 from prefect_modeldeploy import (
     DeploymentSpec,
@@ -23,11 +22,12 @@ from tests.conftest import eventually
 from tests.flows import arms_kit
 from tests.flows.arms_kit import Site
 from tests.flows.conftest import QUICK
+from tests.flows.test_secrets import database as database
 from tests.providers import baseten_kit, gradient_kit, scale_kit
 from tests.sandbox.kit import running_sandbox
 from tests.traffic.load import load
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("database")]
 
 BODY, SAMPLE = b'{"x": 1}', {"x": 1}
 
@@ -100,7 +100,7 @@ async def test_a_canary_that_is_worse_than_the_other_provider_is_rolled_back_whe
 
 
 async def test_a_token_that_ends_twice_during_a_rollout_loses_no_request_and_no_secret_is_told(
-    site: Site, caplog: pytest.LogCaptureFixture
+    site: Site, database: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Foundry's lives for an hour; here for four of our seconds."""
     await site.sandbox.control.set_speed(900)
@@ -118,7 +118,7 @@ async def test_a_token_that_ends_twice_during_a_rollout_loses_no_request_and_no_
     [arm] = await site.node.list_arms()
     assert (arm["id"], arm["unauthorized"]) == (second, 0)
     assert set(answers.failures) <= {"status 500"}, "the models' own; Foundry's InferenceFailure is one of them"
-    await _nothing_tells_a_secret(site, running, caplog.text)
+    await _nothing_tells_a_secret(site, database, running, caplog.text)
 
 
 async def _renewed_twice(site: Site) -> bool:
@@ -126,13 +126,12 @@ async def _renewed_twice(site: Site) -> bool:
     return bool(arm["token"]["renewals"] >= 2)
 
 
-async def _nothing_tells_a_secret(site: Site, record: RolloutRecord, logs: str) -> None:
+async def _nothing_tells_a_secret(site: Site, database: Path, record: RolloutRecord, logs: str) -> None:
     ready, tokens = site.sandbox.ready, (await site.sandbox.control.table("foundry", "tokens")).keys()
     planted = [ready["gradient"]["api_key"], ready["foundry"]["client_secret"], *tokens]
     planted.append(site.gateway.token.get_secret_value())
     assert len(planted) > 4
-    database = Path(PREFECT_API_DATABASE_CONNECTION_URL.value().partition(":///")[2])
-    kept = [path for path in database.parent.glob(f"{database.name}*") if path.is_file()]
+    kept = [path for path in database.rglob("*") if path.is_file()]
     kept += [Path(record.report or ""), site.home / "node.log", *(site.home / "gateway").glob("*.log")]
     assert len(kept) >= 5
     told = [*(path.read_bytes() for path in kept), logs.encode(), repr(record).encode(), record.saved().encode()]
