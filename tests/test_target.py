@@ -11,6 +11,7 @@ from prefect_modeldeploy import (
     DeploymentTarget,
     FiddlerCredentials,
     FoundryCredentials,
+    Gateway,
     GradientCredentials,
     LocalServing,
     ScaleCredentials,
@@ -61,3 +62,22 @@ def test_a_foreign_field_is_refused_by_name() -> None:
 async def test_a_target_that_was_never_saved_is_named() -> None:
     with pytest.raises(InvalidInput, match="target='nowhere'"):
         await DeploymentTarget.resolve("nowhere")
+
+
+async def test_a_target_with_a_gateway_and_a_second_provider_comes_back_whole() -> None:
+    gateway = Gateway(url="https://gateway.example", token=KEY, arms_ca_file="/etc/ssl/private-ca.pem")
+    target = DeploymentTarget(
+        credentials=BasetenCredentials(api_key=KEY),
+        other_credentials=GradientCredentials(api_key=KEY),
+        gateway=gateway,
+        model="m",
+        endpoint="e",
+        sample={"x": [1]},
+    )
+    await target.save("moving", overwrite=True)
+    loaded = await DeploymentTarget.aload("moving")
+    assert isinstance(loaded.other_credentials, GradientCredentials)
+    assert isinstance(loaded.gateway, Gateway)
+    assert loaded.gateway.model_dump() == gateway.model_dump()
+    assert loaded.sample == {"x": [1]}
+    assert "planted-key" not in repr(loaded)
