@@ -12,6 +12,7 @@ from prefect_modeldeploy.errors import InvalidInput, NotFound
 from prefect_modeldeploy.gateway import Gateway
 from prefect_modeldeploy.providers import Credentials
 from prefect_modeldeploy.providers.base import ServingClient
+from prefect_modeldeploy.traffic.arm import RemoteArm
 from prefect_modeldeploy.traffic.router import TrafficRouter
 
 
@@ -146,11 +147,13 @@ async def register_arms(target: DeploymentTarget | str, deployment_ids: Iterable
         return
     async with target.gateway.get_client() as node:
         own = {deployment.id for deployment in await node.list_deployments()}
+        arms = list[RemoteArm]()
         for deployment_id in set(deployment_ids):
             there = await target.at(deployment_id)
             if there.credentials.client_class.provider == "local" and deployment_id in own:
                 continue
             there.credentials.wire()
             async with there.credentials.get_client() as client:
-                arm = there.credentials.arm(await client.get(deployment_id))
+                arms.append(there.credentials.arm(await client.get(deployment_id)))
+        for arm in arms:  # not before all of them fit
             await node.put_arm(arm.model_copy(update={"ca_file": target.gateway.arms_ca_file}))
