@@ -58,6 +58,7 @@ async def _holder(target: DeploymentTarget) -> Deployment | None:
 
 
 def _demand(target: DeploymentTarget, capability: Capability) -> None:
-    client = target.credentials.client_class
-    if not client.can(capability):
-        raise UnsupportedOperation(client.provider, capability, "use mode='swap', which needs a gateway in front")
+    credentials = target.credentials
+    if not credentials.can(capability):
+        provider = credentials.client_class.provider
+        raise UnsupportedOperation(provider, capability, "use mode='swap', which needs a gateway in front")
