@@ -15,6 +15,7 @@ from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks.deployments import (
     acreate_deployment,
     adelete_deployment,
+    aformer_version,
     aget_deployment,
     apromote_deployment,
     aroll_back_deployment,
@@ -140,7 +141,8 @@ class Effects:
 class NativeEffects(Effects):
     """As above, where the provider itself moves the traffic: no endpoint of ours is involved.
 
-    Until its own promotion has ended, the provider leaves the former version in place; so there is nothing to restore.
+    Until its own promotion has ended, the provider leaves the former version in place; so there is nothing to restore,
+    but where a promotion goes on without us, it is to be called off.
     """
 
     async def _claim(self, record: RolloutRecord) -> RolloutRecord:
@@ -149,10 +151,14 @@ class NativeEffects(Effects):
     async def _nothing(self, record: RolloutRecord) -> None:
         """Ours to do only behind a router of ours."""
 
-    _attach = _fill = _restore = _detach = _nothing
+    _attach = _fill = _detach = _nothing
 
     async def _promote(self, record: RolloutRecord) -> RolloutRecord:
         return await self._served(record, await apromote_deployment(self._target, record.canary))
+
+    async def _restore(self, record: RolloutRecord) -> None:
+        if record.stable is not None and self._target.credentials.client_class.rolls_back == "to":
+            await aroll_back_deployment(self._target, record.stable)
 
     async def _served(self, record: RolloutRecord, serving: Deployment) -> RolloutRecord:
         await bring_up(self._target, serving.id, record.plan.ready_timeout_seconds)
@@ -162,11 +168,16 @@ class NativeEffects(Effects):
 class NativeReturn(NativeEffects):
     """The provider's own way back: it knows what served before."""
 
+    async def _claim(self, record: RolloutRecord) -> RolloutRecord:
+        # Written down before anything changes: a way back that is gone twice, after a crash, could lead too far.
+        goal = await aformer_version(self._target, record.canary)
+        return finish(record.model_copy(update={"goal": goal}), Effect.CLAIM, _now())
+
     async def _wait_ready(self, record: RolloutRecord) -> None:
         """The provider brings the former version up itself."""
 
     async def _promote(self, record: RolloutRecord) -> RolloutRecord:
-        return await self._served(record, await aroll_back_deployment(self._target, record.canary))
+        return await self._served(record, await aroll_back_deployment(self._target, record.canary, record.goal))
 
 
 async def bring_up(target: DeploymentTarget, deployment_id: str, timeout_seconds: float) -> Deployment:

@@ -5,7 +5,7 @@ from prefect_modeldeploy.errors import InvalidInput, UnsupportedOperation
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Approval, NativeEffects, NativeReturn
 from prefect_modeldeploy.flows._start import final, new_record, open_record
-from prefect_modeldeploy.rollout import CanaryPlan, RolloutRecord
+from prefect_modeldeploy.rollout import CanaryPlan, Phase, RolloutRecord
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks.deployments import alist_deployments
@@ -39,6 +39,8 @@ async def roll_back_natively(target: DeploymentTarget, note: str) -> RolloutReco
 async def _named(target: DeploymentTarget) -> str:
     """The deployment that the provider's roll-back wants to be told."""
     last = await _journal.load(target.endpoint)
+    if last and last.kind == "roll_back" and last.phase is not Phase.ENDED:
+        return last.canary
     promoted = last if last and last.outcome == "promoted" else None
     if target.credentials.client_class.rolls_back == "to":
         if promoted is None or promoted.stable is None:

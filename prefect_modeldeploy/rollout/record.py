@@ -87,6 +87,9 @@ class RolloutRecord(BaseModel):
     stable: str | None = Field(None, description="Deployment that served before; None if there was none.")
     canary: str = Field(description="Deployment that is rolled out; the spec's name until it is created.")
     serving: str | None = Field(None, description="What serves after a native promotion; it can be a copy.")
+    goal: str | None = Field(
+        None, description="Version that a native roll-back returns to, where the provider alone could go too far."
+    )
     stable_version: str | None = None
     canary_version: str | None = None
     started_at: datetime

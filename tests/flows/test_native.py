@@ -1,10 +1,11 @@
 """Promotion and roll-back in the providers' own ways, and zero and wake, on emulators of the hosted APIs."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
@@ -14,6 +15,7 @@ from prefect_modeldeploy import (
     Deployment,
     DeploymentSpec,
     DeploymentTarget,
+    FoundryCredentials,
     promote_to_production,
     roll_back,
     scale_to_zero,
@@ -21,8 +23,10 @@ from prefect_modeldeploy import (
 )
 from prefect_modeldeploy.deployments import Capability
 from prefect_modeldeploy.errors import InvalidInput, UnsupportedOperation
+from prefect_modeldeploy.rollout import Phase, RolloutRecord
 from prefect_modeldeploy.target import client_of
-from tests.providers import baseten_kit, fiddler_kit, gradient_kit, scale_kit
+from prefect_modeldeploy.tasks import _journal
+from tests.providers import baseten_kit, fiddler_kit, foundry_kit, gradient_kit, scale_kit
 from tests.sandbox.kit import RunningSandbox, running_sandbox
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
@@ -33,11 +37,18 @@ class Hosted:
     """A target at a hosted provider, something to promote there, and a look at what serves."""
 
     target: DeploymentTarget
-    candidate: DeploymentSpec
+    newer: Sequence[DeploymentSpec]
+    """Two versions to promote, one after the other."""
+    content: Callable[[str | None], Awaitable[str | None]]
+    """What a version is a copy of, where promoting copies."""
+
+    @property
+    def candidate(self) -> DeploymentSpec:
+        return self.newer[0]
 
     async def served(self) -> set[tuple[str, str | None]]:
-        """Id and version of what has the role production."""
-        return {(d.id, d.version) for d in await self.production()}
+        """Id of what has the role production, and what it serves."""
+        return {(d.id, await self.content(d.version)) for d in await self.production()}
 
     async def production(self) -> list[Deployment]:
         async with client_of(self.target) as client:
@@ -46,7 +57,12 @@ class Hosted:
 
 
 def _target(credentials: Any, model: str) -> DeploymentTarget:
-    return DeploymentTarget(credentials=credentials, model=model, endpoint=credentials.client_class.provider)
+    endpoint = f"{credentials.client_class.provider}-{uuid4().hex[:8]}"  # a record of its own
+    return DeploymentTarget(credentials=credentials, model=model, endpoint=endpoint)
+
+
+async def _itself(version: str | None) -> str | None:
+    return version
 
 
 async def _baseten(sandbox: RunningSandbox, directory: Path) -> Hosted:
@@ -54,7 +70,8 @@ async def _baseten(sandbox: RunningSandbox, directory: Path) -> Hosted:
     urls = {name: ready[name] for name in ("base_url", "inference_url")}
     block = BasetenCredentials(api_key=SecretStr(ready["api_key"]), visible_seconds=1.0, **urls)
     truss = baseten_kit.make_truss(directory / "truss")
-    return Hosted(_target(block, "sandbox-model"), baseten_kit.spec_of(truss))
+    specs = [baseten_kit.spec_of(truss, name) for name in ("v2", "v3")]
+    return Hosted(_target(block, "sandbox-model"), specs, _itself)
 
 
 async def _scale(sandbox: RunningSandbox, directory: Path) -> Hosted:
@@ -63,7 +80,7 @@ async def _scale(sandbox: RunningSandbox, directory: Path) -> Hosted:
     async with client_of(target) as client:  # production is a model server, and the seed has none
         [first] = await client.find(model=model)
         await client.promote(first.id, environment="production")
-    return Hosted(target, DeploymentSpec(name="fraud-v2", model=model))
+    return Hosted(target, [DeploymentSpec(name=name, model=model) for name in ("fraud-v2", "fraud-v3")], _itself)
 
 
 async def _fiddler(sandbox: RunningSandbox, directory: Path) -> Hosted:
@@ -71,7 +88,29 @@ async def _fiddler(sandbox: RunningSandbox, directory: Path) -> Hosted:
     async with client_of(target) as client:  # production is a role of ours, and the seed has none
         [first] = await client.find(model="churn")
         await client.promote(first.id, environment="production")
-    return Hosted(target, fiddler_kit.spec(fiddler_kit.artifact(directory / "artifact")))
+    artifact = fiddler_kit.artifact(directory / "artifact")
+    return Hosted(target, [fiddler_kit.spec(artifact, version) for version in ("v2", "v3")], _itself)
+
+
+async def _foundry(sandbox: RunningSandbox, directory: Path) -> Hosted:
+    ready = sandbox["foundry"]
+    block = FoundryCredentials(base_url=ready["base_url"], token=SecretStr(ready["token"]))
+    target = _target(block, ready["seed"]["model_rid"])
+
+    async def new(note: str) -> DeploymentSpec:
+        """A version of another model, where nothing is live: one of this model would be live at once."""
+        async with block.get_client() as client:
+            workshop = await client.api.create_model(f"workshop {note}", foundry_kit.FOLDER)
+            version = await client.publish_version(workshop, foundry_kit.new_version(note))
+        return DeploymentSpec(name=note, model=target.model, version=version.rid, environment=f"staging-{note}")
+
+    async def content(version: str | None) -> str | None:
+        versions = await sandbox.control.table("foundry", "versions")
+        while (source := versions[version].get("source", {}).get("previousModelVersionRid")) is not None:
+            version = source
+        return version
+
+    return Hosted(target, [await new("v2"), await new("v3")], content)
 
 
 async def _gradient(sandbox: RunningSandbox, directory: Path) -> Hosted:
@@ -80,13 +119,17 @@ async def _gradient(sandbox: RunningSandbox, directory: Path) -> Hosted:
         first = await client.create(gradient_kit.a_spec("fraud", environment="production"))
         async for _ in client.wait([first.id], lambda d: d.ready, timeout_seconds=20):
             pass
-    newer = {"version": "2", "source": "registry.example/fraud:2", "environment": "staging"}
-    return Hosted(target, gradient_kit.a_spec("fraud-2", **newer))
+    newer = [
+        gradient_kit.a_spec(f"fraud-{n}", version=n, source=f"registry.example/fraud:{n}", environment="staging")
+        for n in ("2", "3")
+    ]
+    return Hosted(target, newer, _itself)
 
 
 MAKERS: dict[str, Callable[[RunningSandbox, Path], Awaitable[Hosted]]] = {
     "baseten": _baseten,
     "fiddler": _fiddler,
+    "foundry": _foundry,
     "gradient": _gradient,
     "scale": _scale,
 }
@@ -115,16 +158,41 @@ async def test_a_native_promotion_serves_the_new_version_and_can_be_undone(provi
 
 
 @pytest.mark.parametrize("provider", sorted(MAKERS))
+async def test_a_roll_back_that_died_after_its_effect_goes_back_by_one_and_no_more(
+    provider: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hosted(provider, tmp_path) as site:
+        await promote_to_production(site.target, site.newer[0], mode="native")
+        before = await site.served()
+        await promote_to_production(site.target, site.newer[1], mode="native")
+        assert await site.served() != before
+        save = _journal.save
+
+        async def die(record: RolloutRecord) -> RolloutRecord:
+            if record.phase is Phase.PROMOTED:
+                raise KeyboardInterrupt("killed before the record was saved")
+            return await save(record)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(_journal, "save", die)
+            with pytest.raises(KeyboardInterrupt):
+                await roll_back(site.target)
+        assert await site.served() == before
+        await roll_back(site.target)
+        assert await site.served() == before
+
+
+@pytest.mark.parametrize("provider", sorted(MAKERS))
 async def test_without_a_router_a_swap_is_refused_before_anything_changes(provider: str, tmp_path: Path) -> None:
     async with hosted(provider, tmp_path) as site:
         async with client_of(site.target) as client:
-            before = await client.find()
+            before = await client.find(model=site.target.model)
         with pytest.raises(UnsupportedOperation, match="mode='native'"):
             await promote_to_production(site.target, site.candidate)
         with pytest.raises(InvalidInput, match="bake_seconds"):
             await promote_to_production(site.target, site.candidate, mode="native", bake_seconds=60)
         async with client_of(site.target) as client:
-            assert len(await client.find()) == len(before)
+            assert len(await client.find(model=site.target.model)) == len(before)
 
 
 @pytest.mark.parametrize("provider", sorted(MAKERS))
