@@ -17,6 +17,7 @@ from prefect_modeldeploy.tasks.deployments import (
     adelete_deployment,
     aformer_version,
     aget_deployment,
+    apredict,
     apromote_deployment,
     aroll_back_deployment,
     ascale_deployment_to_zero,
@@ -104,13 +105,27 @@ class Effects:
             return None
         return await aobserve_traffic(self._target, record)
 
+    async def _clear(self, record: RolloutRecord) -> None:
+        await aset_traffic(self._target, {"stable": 0.0, "canary": 100.0}, expected_epoch=record.epoch)
+
+    async def _hand_over(self, record: RolloutRecord) -> RolloutRecord:
+        promoted = await apromote_deployment(self._target, record.canary)
+        await bring_up(self._target, promoted.id, record.plan.ready_timeout_seconds)
+        if record.plan.smoke_request is not None:
+            await apredict(self._target, promoted.id, record.plan.smoke_request)
+        return finish(record.model_copy(update={"serving": promoted.id}), Effect.HAND_OVER, _now())
+
     async def _promote(self, record: RolloutRecord) -> RolloutRecord:
-        await aset_arms(self._target, {"stable": (record.canary, 100.0)}, expected_epoch=record.epoch)
+        arms = {"stable": (record.serving or record.canary, 100.0)}
+        await aset_arms(self._target, arms, expected_epoch=record.epoch)
         return finish(record, Effect.PROMOTE, _now())
 
     async def _retire_former(self, record: RolloutRecord) -> None:
-        if record.stable is not None and record.stable != record.canary:
+        serving = record.serving or record.canary
+        if record.stable is not None and record.stable != serving:  # the provider may have changed it in place
             await _retire(self._target, record.stable, record.plan.former)
+        if record.canary != serving:
+            await self._retire_canary(record)
 
     async def _restore(self, record: RolloutRecord) -> None:
         if record.epoch and record.stable is not None and await self._attached(record):

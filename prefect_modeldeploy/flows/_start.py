@@ -7,8 +7,15 @@ from uuid import uuid4
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from prefect_modeldeploy.deployments import Deployment, DeploymentSpec
-from prefect_modeldeploy.errors import InvalidInput, NotFound, RolloutError, RolloutInProgress, RolloutsHalted
+from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentSpec
+from prefect_modeldeploy.errors import (
+    InvalidInput,
+    NotFound,
+    RolloutError,
+    RolloutInProgress,
+    RolloutsHalted,
+    UnsupportedOperation,
+)
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Approval, Effects
 from prefect_modeldeploy.flows._identity import who_started
@@ -41,6 +48,8 @@ async def run_rollout(
 ) -> RolloutRecord:
     """Roll `candidate` out by `plan`, or go on with the open rollout of the same candidate."""
     target = await DeploymentTarget.resolve(target)
+    if plan.promote == "native":
+        demand(target, Capability.PROMOTE, "use promote='swap'")
     endpoint = await current_endpoint(target)
     if endpoint is None and kind != "promotion":
         raise InvalidInput(
@@ -149,6 +158,13 @@ async def current_endpoint(target: DeploymentTarget) -> Endpoint | None:
 async def _stable_of(target: DeploymentTarget, endpoint: Endpoint) -> Deployment:
     stable = next((arm for arm in endpoint.arms if arm.name == "stable"), endpoint.arms[0])
     return await aget_deployment(target, stable.upstream)
+
+
+def demand(target: DeploymentTarget, capability: Capability, instead: str) -> None:
+    """Raise UnsupportedOperation, with what to do instead, unless the target's provider has a capability."""
+    credentials = target.credentials
+    if not credentials.can(capability):
+        raise UnsupportedOperation(credentials.client_class.provider, capability, instead)
 
 
 def _id_of(candidate: str | DeploymentSpec) -> str:

@@ -25,6 +25,8 @@ class Phase(StrEnum):
     APPROVED = "APPROVED"
     FULL = "FULL"
     BAKED = "BAKED"
+    CLEARED = "CLEARED"
+    HANDED_OVER = "HANDED_OVER"
     PROMOTED = "PROMOTED"
     ROLLING_BACK = "ROLLING_BACK"
     RESTORED = "RESTORED"
@@ -124,6 +126,8 @@ class RolloutRecord(BaseModel):
                 return self.plan.full_weight
             case Phase.JUDGED | Phase.APPROVED:
                 return self.plan.steps[-1] if self.plan.steps else 0.0
+            case Phase.CLEARED | Phase.HANDED_OVER:
+                return 100.0
             case Phase.ATTACHED if self.step > 0:
                 return self.plan.steps[self.step - 1]
             case _:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentStatus
 from prefect_modeldeploy.errors import ModelDeployError, NotFound
 from prefect_modeldeploy.providers.base import ServingClient
-from prefect_modeldeploy.rollout import in_flight
+from prefect_modeldeploy.rollout import Phase
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks._pair import pair
@@ -55,7 +55,7 @@ async def _ascale_target_to_zero(
     record = await _journal.load(target.endpoint)
     async with target.credentials.get_client() as client:
         found = await client.find(model=target.model)
-        if record is not None and in_flight(record) and record.canary in {d.id for d in found}:
+        if record is not None and record.phase is not Phase.ENDED and record.canary in {d.id for d in found}:
             return [_row(target, d, "kept", f"a rollout is in flight, at {record.phase}") for d in found]
         zero = _Zero(target, client, only_if_idle_seconds, stop=stop, dry_run=dry_run)
         return await _each(zero, found)

@@ -3,7 +3,14 @@
 import pytest
 from pydantic import SecretStr
 
-from prefect_modeldeploy import DeploymentTarget, GradientCredentials, LocalServing, promote_to_production
+from prefect_modeldeploy import (
+    CanaryPlan,
+    DeploymentTarget,
+    GradientCredentials,
+    LocalServing,
+    canary_rollout,
+    promote_to_production,
+)
 from prefect_modeldeploy.deployments import Capability
 from prefect_modeldeploy.errors import UnsupportedOperation
 
@@ -31,3 +38,9 @@ async def test_a_native_promotion_asks_the_block_what_it_can() -> None:
 async def test_the_local_provider_has_no_promotion_of_its_own() -> None:
     with pytest.raises(UnsupportedOperation, match=r"local.*mode='swap'"):
         await promote_to_production.fn(target(LocalServing(autostart=False)), "fraud-2", mode="native")
+
+
+async def test_a_canary_that_shall_end_in_the_providers_own_promotion_needs_one() -> None:
+    plan = CanaryPlan(promote="native")
+    with pytest.raises(UnsupportedOperation, match=r"local.*promote='swap'"):
+        await canary_rollout.fn(target(LocalServing(autostart=False)), "fraud-2", plan)
