@@ -80,4 +80,4 @@ async def router_of(target: DeploymentTarget | str) -> AsyncIterator[tuple[Traff
     """
     target = await DeploymentTarget.resolve(target)
     async with target.credentials.get_client() as client:
-        yield client.router(), target.endpoint
+        yield client.router(target.model, target.environment), target.endpoint

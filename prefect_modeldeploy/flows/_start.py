@@ -25,6 +25,7 @@ from prefect_modeldeploy.tasks import _journal, _red_button
 from prefect_modeldeploy.tasks.deployments import aget_deployment
 from prefect_modeldeploy.tasks.traffic import aclaim_endpoint
 from prefect_modeldeploy.traffic.endpoint import Endpoint
+from prefect_modeldeploy.traffic.router import SteppedRouter
 
 Kind = Literal["canary", "promotion", "roll_back"]
 
@@ -62,6 +63,7 @@ async def run_rollout(
     if record is None:
         stable = await _stable_of(target, endpoint) if endpoint else None
         record = await new_record(target, candidate, plan, stable, kind=kind, note=note)
+        await _check_shares(target, plan)
     return final(await drive(record, Effects(target, approval), target.credentials.logger))
 
 
@@ -153,6 +155,13 @@ async def current_endpoint(target: DeploymentTarget) -> Endpoint | None:
             return await router.get_endpoint(name)
         except NotFound:
             return None
+
+
+async def _check_shares(target: DeploymentTarget, plan: CanaryPlan) -> None:
+    async with router_of(target) as (router, name):
+        if isinstance(router, SteppedRouter):
+            shares = (*plan.steps, plan.full_weight)
+            await router.check(name, tuple(share for share in shares if share < 100))
 
 
 async def _stable_of(target: DeploymentTarget, endpoint: Endpoint) -> Deployment:

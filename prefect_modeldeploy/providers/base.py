@@ -108,8 +108,8 @@ class ServingClient(ABC):
         """
         return None
 
-    def router(self) -> TrafficRouter:
-        """Return the provider's own control over who gets which share of the requests."""
+    def router(self, model: str = "", environment: str = "production") -> TrafficRouter:
+        """Return the provider's own control over who gets which share of the requests of a model in an environment."""
         raise self._lacks(Capability.TRAFFIC, "promote with mode='native', in the provider's own way")
 
     @classmethod

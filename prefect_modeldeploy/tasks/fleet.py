@@ -124,7 +124,7 @@ async def _routed(target: DeploymentTarget, client: ServingClient) -> set[str] |
     if not client.can(Capability.TRAFFIC):
         return None
     try:
-        endpoint = await client.router().get_endpoint(target.endpoint)
+        endpoint = await client.router(target.model, target.environment).get_endpoint(target.endpoint)
     except NotFound:
         return set()
     return {arm.upstream for arm in endpoint.arms if arm.weight > 0}

@@ -40,7 +40,7 @@ async def _aobserve_traffic(target: DeploymentTarget | str, record: RolloutRecor
     target = await DeploymentTarget.resolve(target)
     logger, said = target.credentials.logger, time.monotonic()
     async with target.credentials.get_client() as client:
-        router = client.router()
+        router = client.router(target.model, target.environment)
         history = await history_of(router, record) if record.judge_state is None else ()
         judge, seen = judge_of(record, history), list[Window]()
         verdict, cursor = judge.verdict(), record.cursor

@@ -41,7 +41,7 @@ async def _points(target: DeploymentTarget, record: RolloutRecord) -> list[Point
     if record.start_cursor is None:
         return []
     async with target.credentials.get_client() as client:
-        router = client.router()
+        router = client.router(target.model, target.environment)
         judge = judge_of(record.model_copy(update={"judge_state": None}), await history_of(router, record))
         windows, _ = await router.windows(record.endpoint, after=record.start_cursor)
         later, _ = await router.windows(record.endpoint, after=record.cursor)
