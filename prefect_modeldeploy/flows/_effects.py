@@ -106,7 +106,7 @@ class Effects:
         return await aobserve_traffic(self._target, record)
 
     async def _clear(self, record: RolloutRecord) -> None:
-        await aset_traffic(self._target, {"stable": 0.0, "canary": 100.0}, expected_epoch=record.epoch)
+        await aset_arms(self._target, _arms(record, canary_weight=100.0), expected_epoch=record.epoch)
 
     async def _hand_over(self, record: RolloutRecord) -> RolloutRecord:
         promoted = await apromote_deployment(self._target, record.canary)

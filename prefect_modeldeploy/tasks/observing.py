@@ -10,7 +10,7 @@ from prefect_modeldeploy.errors import StaleEpoch
 from prefect_modeldeploy.measurements import Arm, Window
 from prefect_modeldeploy.rollout import RolloutRecord, judged, step_over
 from prefect_modeldeploy.rollout.judging import judge_of, step_result
-from prefect_modeldeploy.target import DeploymentTarget
+from prefect_modeldeploy.target import DeploymentTarget, router_of
 from prefect_modeldeploy.tasks._pair import pair
 from prefect_modeldeploy.traffic.router import TrafficRouter
 from prefect_modeldeploy.traffic.windows import EndpointWindow
@@ -39,8 +39,7 @@ async def _aobserve_traffic(target: DeploymentTarget | str, record: RolloutRecor
     """
     target = await DeploymentTarget.resolve(target)
     logger, said = target.credentials.logger, time.monotonic()
-    async with target.credentials.get_client() as client:
-        router = client.router(target.model, target.environment)
+    async with router_of(target) as (router, _):
         history = await history_of(router, record) if record.judge_state is None else ()
         judge, seen = judge_of(record, history), list[Window]()
         verdict, cursor = judge.verdict(), record.cursor

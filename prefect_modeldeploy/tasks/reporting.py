@@ -9,7 +9,7 @@ from prefect_modeldeploy.local.home import default_home
 from prefect_modeldeploy.report import report_markdown, write_report
 from prefect_modeldeploy.rollout import Point, RolloutRecord
 from prefect_modeldeploy.rollout.judging import judge_of, point_of
-from prefect_modeldeploy.target import DeploymentTarget
+from prefect_modeldeploy.target import DeploymentTarget, router_of
 from prefect_modeldeploy.tasks._pair import pair
 from prefect_modeldeploy.tasks.observing import history_of, judgeable
 
@@ -40,8 +40,7 @@ async def _areport_rollout(target: DeploymentTarget | str, record: RolloutRecord
 async def _points(target: DeploymentTarget, record: RolloutRecord) -> list[Point]:
     if record.start_cursor is None:
         return []
-    async with target.credentials.get_client() as client:
-        router = client.router(target.model, target.environment)
+    async with router_of(target) as (router, _):
         judge = judge_of(record.model_copy(update={"judge_state": None}), await history_of(router, record))
         windows, _ = await router.windows(record.endpoint, after=record.start_cursor)
         later, _ = await router.windows(record.endpoint, after=record.cursor)

@@ -75,7 +75,7 @@ class EndpointArm(_Model):
     """One deployment behind an endpoint, and its share of the requests."""
 
     name: Name = Field(description="`stable` or `canary`.")
-    upstream: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,254}$", description="Id of the deployment.")
+    upstream: str = Field(pattern=r"^[^\s|=]{1,500}$", description="Id of the deployment, as its provider says it.")
     weight: float = Field(ge=0, le=100, description="Percent of the requests, in steps of 0.01.")
 
     @field_validator("weight")

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+from prefect import flow
 
 from prefect_modeldeploy import (
     CanaryPlan,
+    DeploymentSpec,
+    DeploymentTarget,
     canary_rollout,
     promote_to_production,
     roll_back,
@@ -13,7 +16,8 @@ from prefect_modeldeploy import (
     wake_up,
 )
 from prefect_modeldeploy.deployments import Capability
-from prefect_modeldeploy.errors import InvalidInput, UnsupportedOperation
+from prefect_modeldeploy.errors import InvalidInput, RolloutError, UnsupportedOperation
+from prefect_modeldeploy.flows._start import run_rollout
 from prefect_modeldeploy.rollout import Phase, RolloutRecord
 from prefect_modeldeploy.target import client_of
 from prefect_modeldeploy.tasks import _journal
@@ -96,6 +100,36 @@ async def test_a_rolling_promotion_goes_to_its_end_and_back_as_any_swap_does(tmp
         assert (record.outcome, record.mode) == ("promoted", "swap"), record.reason
         assert {id for id, _ in await site.served()} == {record.canary}
         await roll_back(site.target)
+        assert await site.served() == before
+
+
+@flow
+async def rollout(target: DeploymentTarget, candidate: DeploymentSpec, plan: CanaryPlan) -> RolloutRecord:
+    """A rollout without steps: its end alone."""
+    return await run_rollout(target, candidate, plan, kind="promotion")
+
+
+HANDS_OVER = CanaryPlan(steps=(), promote="native", smoke_request={"x": 1}, failed_canary="keep")
+
+
+async def test_a_rollout_ends_in_what_the_provider_promoted_once_that_answers(tmp_path: Path) -> None:
+    async with hosted("baseten", tmp_path, speed=200) as site:
+        record = await rollout(site.target, site.candidate, HANDS_OVER)
+        assert (record.outcome, record.serving) == ("promoted", record.canary), record.reason
+        assert {id for id, _ in await site.served()} == {record.serving}
+
+
+async def test_what_does_not_answer_after_the_providers_promotion_leaves_the_traffic_and_is_rolled_back_by_hand(
+    tmp_path: Path,
+) -> None:
+    async with hosted("baseten", tmp_path, speed=200) as site:
+        before = await site.served()
+        await site.control.behave(callable="math:sqrt")
+        with pytest.raises(RolloutError, match="open at CLEARED"):
+            await rollout(site.target, site.candidate, HANDS_OVER)
+        assert (await site.served()) != before
+        back = await roll_back(site.target)
+        assert (back.kind, back.outcome) == ("roll_back", "promoted")
         assert await site.served() == before
 
 

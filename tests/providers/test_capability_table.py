@@ -195,12 +195,12 @@ async def test_local_swaps_behind_the_endpoint_and_wakes_by_the_first_request(tm
             async for _ in client.wait(["fraud-1"], lambda one: one.ready, timeout_seconds=60):
                 pass
 
-            async def asleep() -> bool:
-                return (await client.get("fraud-1")).status is DeploymentStatus.SCALED_TO_ZERO
+            async def is_now(status: DeploymentStatus) -> bool:
+                return (await client.get("fraud-1")).status is status
 
             await client.scale_to_zero("fraud-1")
-            await eventually(asleep)
+            await eventually(lambda: is_now(DeploymentStatus.SCALED_TO_ZERO))
             assert await client.predict("fraud-1", [2]) == [4]
-            assert (await client.get("fraud-1")).ready
+            await eventually(lambda: is_now(DeploymentStatus.READY))
     finally:
         await stop_node(tmp_path)
