@@ -5,7 +5,7 @@ from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Approval, NativeEffects, NativeReturn
 from prefect_modeldeploy.flows._start import demand, final, new_record, open_record
-from prefect_modeldeploy.rollout import CanaryPlan, Phase, RolloutRecord
+from prefect_modeldeploy.rollout import CanaryPlan, Phase, RolloutRecord, abort
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks.deployments import alist_deployments
@@ -31,11 +31,25 @@ async def promote_natively(
 async def roll_back_natively(target: DeploymentTarget, note: str) -> RolloutRecord:
     """Let the provider undo its last promotion, and wait until what serves then is ready."""
     demand(target, Capability.ROLL_BACK, SWAP)
+    last = await _journal.load(target.endpoint)
+    if last is not None and last.kind != "roll_back" and last.phase is not Phase.ENDED:
+        ended = await drive(_turned(target, last), NativeEffects(target), target.credentials.logger)
+        if ended.outcome != "promoted":
+            return final(ended)
     named = await _named(target)
     record = await open_record(target, named, None)
     if record is None:
         record = await new_record(target, named, PLAN, None, kind="roll_back", mode="native", note=note)
     return final(await drive(record, NativeReturn(target), target.credentials.logger))
+
+
+def _turned(target: DeploymentTarget, record: RolloutRecord) -> RolloutRecord:
+    """An open promotion, to be turned back, unless the provider may have done it and cannot call it off.
+
+    That one is brought to its end first: then it is known what there is to undo.
+    """
+    unsure = record.phase is Phase.BAKED and target.credentials.client_class.rolls_back == "from"
+    return record if unsure else abort(record, "rolled back by hand", decided_by="person")
 
 
 async def _named(target: DeploymentTarget) -> str:

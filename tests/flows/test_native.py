@@ -1,5 +1,7 @@
 """Promotion and roll-back in the providers' own ways, and zero and wake, on emulators of the hosted APIs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,21 @@ async def test_a_native_promotion_serves_the_new_version_and_can_be_undone(provi
         assert await site.served() == before
 
 
+@contextmanager
+def dying_at(phase: Phase, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every run dies after an effect, before the record at this phase is saved."""
+    save = _journal.save
+
+    async def die(record: RolloutRecord) -> RolloutRecord:
+        if record.phase is phase:
+            raise KeyboardInterrupt("killed before the record was saved")
+        return await save(record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_journal, "save", die)
+        yield
+
+
 @pytest.mark.parametrize("provider", sorted(MAKERS))
 async def test_a_roll_back_that_died_after_its_effect_goes_back_by_one_and_no_more(
     provider: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -51,19 +68,35 @@ async def test_a_roll_back_that_died_after_its_effect_goes_back_by_one_and_no_mo
         before = await site.served()
         await promote_to_production(site.target, site.newer[1], mode="native")
         assert await site.served() != before
-        save = _journal.save
-
-        async def die(record: RolloutRecord) -> RolloutRecord:
-            if record.phase is Phase.PROMOTED:
-                raise KeyboardInterrupt("killed before the record was saved")
-            return await save(record)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(_journal, "save", die)
-            with pytest.raises(KeyboardInterrupt):
-                await roll_back(site.target)
+        with dying_at(Phase.PROMOTED, monkeypatch), pytest.raises(KeyboardInterrupt):
+            await roll_back(site.target)
         assert await site.served() == before
         await roll_back(site.target)
+        assert await site.served() == before
+
+
+@pytest.mark.parametrize("provider", sorted(MAKERS))
+async def test_a_promotion_that_died_after_its_effect_can_be_rolled_back(
+    provider: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hosted(provider, tmp_path) as site:
+        before = await site.served()
+        with dying_at(Phase.PROMOTED, monkeypatch), pytest.raises(KeyboardInterrupt):
+            await promote_to_production(site.target, site.candidate, mode="native")
+        assert await site.served() != before
+        await roll_back(site.target)
+        assert await site.served() == before
+
+
+async def test_a_promotion_that_died_before_its_effect_is_turned_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hosted("scale", tmp_path) as site:
+        before = await site.served()
+        with dying_at(Phase.READY, monkeypatch), pytest.raises(KeyboardInterrupt):
+            await promote_to_production(site.target, site.candidate, mode="native")
+        back = await roll_back(site.target)
+        assert (back.kind, back.outcome) == ("promotion", "rolled_back")
         assert await site.served() == before
 
 

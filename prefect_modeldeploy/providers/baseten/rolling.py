@@ -80,7 +80,7 @@ class RollingPromotion:
         """Refuse, before anything changes, what cannot be done: see `SteppedRouter`."""
         _, env, _ = await self._look()
         if running(env):
-            problem = Problem(f"a promotion to {self._environment} runs already; wait for its end, or roll it back")
+            problem = Problem(f"a promotion to {self._environment} runs already; wait for its end, or cancel_promotion")
             raise Conflict(PROVIDER, f"take over {name}", problem)
         possible = steps_of(env)
         if wrong := [share for share in shares if share not in possible]:
