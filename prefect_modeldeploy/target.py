@@ -131,7 +131,7 @@ async def router_of(target: DeploymentTarget | str) -> AsyncIterator[tuple[Traff
             yield node, target.endpoint
         return
     async with target.credentials.get_client() as client:
-        yield client.router(), target.endpoint
+        yield client.router(target.model, target.environment), target.endpoint
 
 
 async def register_arms(target: DeploymentTarget | str, deployment_ids: Iterable[str]) -> None:

@@ -15,7 +15,9 @@ from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks.deployments import (
     acreate_deployment,
     adelete_deployment,
+    aformer_version,
     aget_deployment,
+    apredict,
     apromote_deployment,
     aroll_back_deployment,
     ascale_deployment_to_zero,
@@ -107,13 +109,27 @@ class Effects:
             return None
         return await aobserve_traffic(self._target, record)
 
+    async def _clear(self, record: RolloutRecord) -> None:
+        await aset_arms(self._target, _arms(record, canary_weight=100.0), expected_epoch=record.epoch)
+
+    async def _hand_over(self, record: RolloutRecord) -> RolloutRecord:
+        promoted = await apromote_deployment(self._target, record.canary)
+        await bring_up(self._target, promoted.id, record.plan.ready_timeout_seconds)
+        if record.plan.smoke_request is not None:
+            await apredict(self._target, promoted.id, record.plan.smoke_request)
+        return finish(record.model_copy(update={"serving": promoted.id}), Effect.HAND_OVER, _now())
+
     async def _promote(self, record: RolloutRecord) -> RolloutRecord:
-        await aset_arms(self._target, {"stable": (record.canary, 100.0)}, expected_epoch=record.epoch)
+        arms = {"stable": (record.serving or record.canary, 100.0)}
+        await aset_arms(self._target, arms, expected_epoch=record.epoch)
         return finish(record, Effect.PROMOTE, _now())
 
     async def _retire_former(self, record: RolloutRecord) -> None:
-        if record.stable is not None and record.stable != record.canary:
+        serving = record.serving or record.canary
+        if record.stable is not None and record.stable != serving:  # the provider may have changed it in place
             await _retire(self._target, record.stable, record.plan.former)
+        if record.canary != serving:
+            await self._retire_canary(record)
 
     async def _restore(self, record: RolloutRecord) -> None:
         if record.epoch and record.stable is not None and await self._attached(record):
@@ -144,7 +160,8 @@ class Effects:
 class NativeEffects(Effects):
     """As above, where the provider itself moves the traffic: no endpoint of ours is involved.
 
-    Until its own promotion has ended, the provider leaves the former version in place; so there is nothing to restore.
+    Until its own promotion has ended, the provider leaves the former version in place; so there is nothing to restore,
+    but where a promotion goes on without us, it is to be called off.
     """
 
     async def _claim(self, record: RolloutRecord) -> RolloutRecord:
@@ -153,10 +170,14 @@ class NativeEffects(Effects):
     async def _nothing(self, record: RolloutRecord) -> None:
         """Ours to do only behind a router of ours."""
 
-    _attach = _fill = _restore = _detach = _nothing
+    _attach = _fill = _detach = _nothing
 
     async def _promote(self, record: RolloutRecord) -> RolloutRecord:
         return await self._served(record, await apromote_deployment(self._target, record.canary))
+
+    async def _restore(self, record: RolloutRecord) -> None:
+        if record.stable is not None and self._target.credentials.client_class.rolls_back == "to":
+            await aroll_back_deployment(self._target, record.stable)
 
     async def _served(self, record: RolloutRecord, serving: Deployment) -> RolloutRecord:
         await bring_up(self._target, serving.id, record.plan.ready_timeout_seconds)
@@ -166,11 +187,16 @@ class NativeEffects(Effects):
 class NativeReturn(NativeEffects):
     """The provider's own way back: it knows what served before."""
 
+    async def _claim(self, record: RolloutRecord) -> RolloutRecord:
+        # Written down before anything changes: a way back that is gone twice, after a crash, could lead too far.
+        goal = await aformer_version(self._target, record.canary)
+        return finish(record.model_copy(update={"goal": goal}), Effect.CLAIM, _now())
+
     async def _wait_ready(self, record: RolloutRecord) -> None:
         """The provider brings the former version up itself."""
 
     async def _promote(self, record: RolloutRecord) -> RolloutRecord:
-        return await self._served(record, await aroll_back_deployment(self._target, record.canary))
+        return await self._served(record, await aroll_back_deployment(self._target, record.canary, record.goal))
 
 
 async def bring_up(target: DeploymentTarget, deployment_id: str, timeout_seconds: float) -> Deployment:

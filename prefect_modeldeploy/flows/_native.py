@@ -1,11 +1,11 @@
 """Promotion and roll-back in the provider's own way, for targets that have no router of ours in front."""
 
 from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentSpec
-from prefect_modeldeploy.errors import InvalidInput, UnsupportedOperation
+from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Approval, NativeEffects, NativeReturn
-from prefect_modeldeploy.flows._start import final, new_record, open_record
-from prefect_modeldeploy.rollout import CanaryPlan, RolloutRecord
+from prefect_modeldeploy.flows._start import demand, final, new_record, open_record
+from prefect_modeldeploy.rollout import CanaryPlan, Phase, RolloutRecord, abort
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks.deployments import alist_deployments
@@ -13,12 +13,14 @@ from prefect_modeldeploy.tasks.deployments import alist_deployments
 # A promotion whose end is not known may have made the candidate production: nothing is ever deleted for it.
 PLAN = CanaryPlan(steps=(), former="keep", failed_canary="keep")
 
+SWAP = "use mode='swap', which needs a gateway in front"
+
 
 async def promote_natively(
     target: DeploymentTarget, candidate: str | DeploymentSpec, approval: Approval | None, note: str
 ) -> RolloutRecord:
     """Let the provider promote the candidate, and wait until what serves then is ready."""
-    _demand(target, Capability.PROMOTE)
+    demand(target, Capability.PROMOTE, SWAP)
     record = await open_record(target, candidate if isinstance(candidate, str) else candidate.name, None)
     if record is None:
         stable = await _holder(target)
@@ -28,7 +30,12 @@ async def promote_natively(
 
 async def roll_back_natively(target: DeploymentTarget, note: str) -> RolloutRecord:
     """Let the provider undo its last promotion, and wait until what serves then is ready."""
-    _demand(target, Capability.ROLL_BACK)
+    demand(target, Capability.ROLL_BACK, SWAP)
+    last = await _journal.load(target.endpoint)
+    if last is not None and last.kind != "roll_back" and last.phase is not Phase.ENDED:
+        ended = await drive(_turned(target, last), NativeEffects(target), target.credentials.logger)
+        if ended.outcome != "promoted":
+            return final(ended)
     named = await _named(target)
     record = await open_record(target, named, None)
     if record is None:
@@ -36,9 +43,20 @@ async def roll_back_natively(target: DeploymentTarget, note: str) -> RolloutReco
     return final(await drive(record, NativeReturn(target), target.credentials.logger))
 
 
+def _turned(target: DeploymentTarget, record: RolloutRecord) -> RolloutRecord:
+    """An open promotion, to be turned back, unless the provider may have done it and cannot call it off.
+
+    That one is brought to its end first: then it is known what there is to undo.
+    """
+    unsure = record.phase is Phase.BAKED and target.credentials.client_class.rolls_back == "from"
+    return record if unsure else abort(record, "rolled back by hand", decided_by="person")
+
+
 async def _named(target: DeploymentTarget) -> str:
     """The deployment that the provider's roll-back wants to be told."""
     last = await _journal.load(target.endpoint)
+    if last and last.kind == "roll_back" and last.phase is not Phase.ENDED:
+        return last.canary
     promoted = last if last and last.outcome == "promoted" else None
     if target.credentials.client_class.rolls_back == "to":
         if promoted is None or promoted.stable is None:
@@ -55,9 +73,3 @@ async def _holder(target: DeploymentTarget) -> Deployment | None:
     """What serves the environment now, if the provider says so."""
     found = [d for d in await alist_deployments(target) if d.environment == target.environment]
     return next((d for d in found if d.ready), found[0] if found else None)
-
-
-def _demand(target: DeploymentTarget, capability: Capability) -> None:
-    client = target.credentials.client_class
-    if not client.can(capability):
-        raise UnsupportedOperation(client.provider, capability, "use mode='swap', which needs a gateway in front")

@@ -7,8 +7,15 @@ from uuid import uuid4
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from prefect_modeldeploy.deployments import Deployment, DeploymentSpec
-from prefect_modeldeploy.errors import InvalidInput, NotFound, RolloutError, RolloutInProgress, RolloutsHalted
+from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentSpec
+from prefect_modeldeploy.errors import (
+    InvalidInput,
+    NotFound,
+    RolloutError,
+    RolloutInProgress,
+    RolloutsHalted,
+    UnsupportedOperation,
+)
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Approval, Effects
 from prefect_modeldeploy.flows._identity import who_started
@@ -18,6 +25,7 @@ from prefect_modeldeploy.tasks import _journal, _red_button
 from prefect_modeldeploy.tasks.deployments import aget_deployment
 from prefect_modeldeploy.tasks.traffic import aclaim_endpoint
 from prefect_modeldeploy.traffic.endpoint import Endpoint
+from prefect_modeldeploy.traffic.router import SteppedRouter
 
 Kind = Literal["canary", "promotion", "roll_back"]
 
@@ -41,6 +49,8 @@ async def run_rollout(
 ) -> RolloutRecord:
     """Roll `candidate` out by `plan`, or go on with the open rollout of the same candidate."""
     target = await DeploymentTarget.resolve(target)
+    if plan.promote == "native":
+        demand(target, Capability.PROMOTE, "use promote='swap'")
     endpoint = await current_endpoint(target)
     if endpoint is None and kind != "promotion":
         raise InvalidInput(
@@ -53,6 +63,7 @@ async def run_rollout(
     if record is None:
         stable = await _stable_of(target, endpoint) if endpoint else None
         record = await new_record(target, candidate, plan, stable, kind=kind, note=note)
+        await _check_shares(target, plan)
     return final(await drive(record, Effects(target, approval), target.credentials.logger))
 
 
@@ -146,9 +157,23 @@ async def current_endpoint(target: DeploymentTarget) -> Endpoint | None:
             return None
 
 
+async def _check_shares(target: DeploymentTarget, plan: CanaryPlan) -> None:
+    async with router_of(target) as (router, name):
+        if isinstance(router, SteppedRouter):
+            shares = (*plan.steps, plan.full_weight)
+            await router.check(name, tuple(share for share in shares if share < 100))
+
+
 async def _stable_of(target: DeploymentTarget, endpoint: Endpoint) -> Deployment:
     stable = next((arm for arm in endpoint.arms if arm.name == "stable"), endpoint.arms[0])
     return await aget_deployment(target, stable.upstream)
+
+
+def demand(target: DeploymentTarget, capability: Capability, instead: str) -> None:
+    """Raise UnsupportedOperation, with what to do instead, unless the target's provider has a capability."""
+    credentials = target.credentials
+    if not credentials.can(capability):
+        raise UnsupportedOperation(credentials.client_class.provider, capability, instead)
 
 
 def _id_of(candidate: str | DeploymentSpec) -> str:

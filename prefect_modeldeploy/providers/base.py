@@ -98,12 +98,19 @@ class ServingClient(ABC):
     async def roll_back(self, deployment_id: str, *, environment: str) -> Deployment:
         """Undo a promotion in the provider's own way; returns what serves then. See `rolls_back` for which one to name.
 
-        Doing it again changes nothing.
+        Doing it again changes nothing, unless `former_version` names a version.
         """
         raise self._lacks(Capability.ROLL_BACK)
 
-    def router(self) -> TrafficRouter:
-        """Return the provider's own control over who gets which share of the requests."""
+    async def former_version(self, deployment_id: str, *, environment: str) -> str | None:
+        """The version that `roll_back` would return to, where doing that again would go back by one more.
+
+        To `update` to that version is what can be repeated then. None: `roll_back` itself can.
+        """
+        return None
+
+    def router(self, model: str = "", environment: str = "production") -> TrafficRouter:
+        """Return the provider's own control over who gets which share of the requests of a model in an environment."""
         raise self._lacks(Capability.TRAFFIC, "set the target's gateway, or promote with mode='native'")
 
     @classmethod

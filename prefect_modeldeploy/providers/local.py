@@ -112,8 +112,8 @@ class LocalClient(ServingClient):
         """Seconds since a request ended; 0 while one is in flight."""
         return await self._node.idle_seconds(deployment_id)
 
-    def router(self) -> TrafficRouter:
-        """Return the node's own gateway."""
+    def router(self, model: str = "", environment: str = "production") -> TrafficRouter:
+        """Return the node's own gateway, which knows endpoints by their names alone."""
         return self._node
 
 

@@ -3,6 +3,7 @@
 from prefect_modeldeploy.rollout.machine import (
     Effect,
     abort,
+    by_swap,
     expired,
     finish,
     in_flight,
@@ -27,6 +28,7 @@ __all__ = [
     "RolloutRecord",
     "StepResult",
     "abort",
+    "by_swap",
     "expired",
     "finish",
     "in_flight",

@@ -8,7 +8,11 @@ again, and doing an effect twice changes nothing.
         -shift-> SHIFTED -observe-> (next step: ATTACHED) ... JUDGED -approve-> APPROVED
         -fill-> FULL -bake-> BAKED -promote-> PROMOTED -retire_former-> RETIRED -end-> ENDED
 
-    from anywhere before PROMOTED:
+    where the plan wants the provider's own promotion (the provider may change the stable deployment itself, so that
+    there is no way back from then on: a failure leaves all the traffic on the canary, and `by_swap` settles for that):
+        BAKED -clear-> CLEARED -hand_over-> HANDED_OVER -promote-> PROMOTED
+
+    from anywhere before CLEARED or PROMOTED:
         ROLLING_BACK -restore-> RESTORED -detach-> DETACHED -retire_canary-> RETIRED -end-> ENDED
 """
 
@@ -39,8 +43,12 @@ class Effect(StrEnum):
     """Give the canary all the requests, or nearly all while it bakes; stable stays attached."""
     BAKE = "bake"
     """Watch for a while longer."""
+    CLEAR = "clear"
+    """Take all requests off the former version: the canary gets them while the provider promotes."""
+    HAND_OVER = "hand_over"
+    """Let the provider promote the canary, and wait until what serves then is ready and answers."""
     PROMOTE = "promote"
-    """Make the canary the stable arm."""
+    """Make the canary, or what the provider promoted, the stable arm."""
     RETIRE_FORMER = "retire_former"
     """Let go of the former version, as the plan says."""
     RESTORE = "restore"
@@ -64,6 +72,8 @@ _FORWARD = {
     Phase.APPROVED: Effect.FILL,
     Phase.FULL: Effect.BAKE,
     Phase.BAKED: Effect.PROMOTE,
+    Phase.CLEARED: Effect.HAND_OVER,
+    Phase.HANDED_OVER: Effect.PROMOTE,
     Phase.PROMOTED: Effect.RETIRE_FORMER,
     Phase.ROLLING_BACK: Effect.RESTORE,
     Phase.RESTORED: Effect.DETACH,
@@ -80,6 +90,8 @@ _DONE = {
     Effect.APPROVE: Phase.APPROVED,
     Effect.FILL: Phase.FULL,
     Effect.BAKE: Phase.BAKED,
+    Effect.CLEAR: Phase.CLEARED,
+    Effect.HAND_OVER: Phase.HANDED_OVER,
     Effect.PROMOTE: Phase.PROMOTED,
     Effect.RETIRE_FORMER: Phase.RETIRED,
     Effect.RESTORE: Phase.RESTORED,
@@ -88,9 +100,16 @@ _DONE = {
     Effect.END: Phase.ENDED,
 }
 
-_TOO_LATE_TO_ABORT = frozenset(
-    {Phase.PROMOTED, Phase.ROLLING_BACK, Phase.RESTORED, Phase.DETACHED, Phase.RETIRED, Phase.ENDED}
-)
+_HANDING_OVER = frozenset({Phase.CLEARED, Phase.HANDED_OVER})
+
+_TOO_LATE_TO_ABORT = _HANDING_OVER | {
+    Phase.PROMOTED,
+    Phase.ROLLING_BACK,
+    Phase.RESTORED,
+    Phase.DETACHED,
+    Phase.RETIRED,
+    Phase.ENDED,
+}
 
 
 def next_effect(record: RolloutRecord) -> Effect | None:
@@ -100,6 +119,8 @@ def next_effect(record: RolloutRecord) -> Effect | None:
     effect = _FORWARD[record.phase]
     if effect is Effect.SHIFT and not record.plan.steps:
         return Effect.APPROVE
+    if record.phase is Phase.BAKED and record.plan.promote == "native":
+        return Effect.CLEAR
     return effect
 
 
@@ -147,6 +168,14 @@ def abort(record: RolloutRecord, reason: str, *, decided_by: str | None = None) 
             "decided_by": decided_by,
         }
     )
+
+
+def by_swap(record: RolloutRecord) -> RolloutRecord:
+    """A rollout whose provider does not get its own promotion done: the canary, which serves, is promoted by a swap."""
+    if record.phase not in _HANDING_OVER:
+        return record
+    plan = record.plan.model_copy(update={"promote": "swap", "former": "keep"})
+    return record.model_copy(update={"phase": Phase.BAKED, "plan": plan, "serving": None})
 
 
 def reopened(record: RolloutRecord) -> RolloutRecord:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 Percent = Annotated[float, Field(gt=0, le=100, multiple_of=0.01)]
 
@@ -55,6 +55,14 @@ class CanaryPlan(BaseModel):
         lt=50,
         description="Share of the requests that stays on the former version during the bake, in percent: "
         "what the new one is compared with.",
+    )
+    promote: Literal["swap", "native"] = Field(
+        "swap",
+        description="swap: the canary itself becomes stable behind the endpoint. native: it serves all requests until "
+        "the deployment that the provider promotes by its own means is ready, which then becomes stable.",
+    )
+    smoke_request: JsonValue = Field(
+        None, description="Request that this deployment has to answer before it gets others. None: ready is enough."
     )
     former: Literal["keep", "scale_to_zero", "delete"] = Field(
         "scale_to_zero",

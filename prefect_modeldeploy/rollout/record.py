@@ -25,6 +25,8 @@ class Phase(StrEnum):
     APPROVED = "APPROVED"
     FULL = "FULL"
     BAKED = "BAKED"
+    CLEARED = "CLEARED"
+    HANDED_OVER = "HANDED_OVER"
     PROMOTED = "PROMOTED"
     ROLLING_BACK = "ROLLING_BACK"
     RESTORED = "RESTORED"
@@ -87,6 +89,9 @@ class RolloutRecord(BaseModel):
     stable: str | None = Field(None, description="Deployment that served before; None if there was none.")
     canary: str = Field(description="Deployment that is rolled out; the spec's name until it is created.")
     serving: str | None = Field(None, description="What serves after a native promotion; it can be a copy.")
+    goal: str | None = Field(
+        None, description="Version that a native roll-back returns to, where the provider alone could go too far."
+    )
     stable_version: str | None = None
     canary_version: str | None = None
     started_at: datetime
@@ -121,6 +126,8 @@ class RolloutRecord(BaseModel):
                 return self.plan.full_weight
             case Phase.JUDGED | Phase.APPROVED:
                 return self.plan.steps[-1] if self.plan.steps else 0.0
+            case Phase.CLEARED | Phase.HANDED_OVER:
+                return 100.0
             case Phase.ATTACHED if self.step > 0:
                 return self.plan.steps[self.step - 1]
             case _:

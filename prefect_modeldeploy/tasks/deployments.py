@@ -177,18 +177,38 @@ async def _apromote_deployment(target: DeploymentTarget | str, deployment_id: st
         return await client.promote(deployment_id, environment=target.environment)
 
 
-async def _aroll_back_deployment(target: DeploymentTarget | str, deployment_id: str) -> Deployment:
+async def _aformer_version(target: DeploymentTarget | str, deployment_id: str) -> str | None:
+    """Return the version that `roll_back_deployment` has to be told, so that doing it again changes nothing.
+
+    Args:
+        target: Block, or name of a saved one.
+        deployment_id: The one that serves now.
+
+    Returns:
+        The version; None where the provider's own roll-back can be repeated.
+    """
+    target = await DeploymentTarget.resolve(target)
+    async with client_of(target) as client:
+        return await client.former_version(deployment_id, environment=target.environment)
+
+
+async def _aroll_back_deployment(
+    target: DeploymentTarget | str, deployment_id: str, to_version: str | None = None
+) -> Deployment:
     """Undo the last promotion to the target's environment, in the provider's own way.
 
     Args:
         target: Block, or name of a saved one.
         deployment_id: The one that serves now. If it does not any more, nothing changes.
+        to_version: What `former_version` said before.
 
     Returns:
         What serves then.
     """
     target = await DeploymentTarget.resolve(target)
     async with client_of(target, deployment_id) as client:
+        if to_version is not None:
+            return await client.update(deployment_id, DeploymentUpdate(version=to_version))
         return await client.roll_back(deployment_id, environment=target.environment)
 
 
@@ -205,4 +225,5 @@ delete_deployment, adelete_deployment = pair(_adelete_deployment)
 predict, apredict = pair(_apredict)
 get_logs, aget_logs = pair(_aget_logs)
 promote_deployment, apromote_deployment = pair(_apromote_deployment)
+former_version, aformer_version = pair(_aformer_version)
 roll_back_deployment, aroll_back_deployment = pair(_aroll_back_deployment)

@@ -4,12 +4,13 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Literal
 
 import anyio
+from prefect.variables import Variable
 from pydantic import BaseModel, ConfigDict
 
 from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentStatus
 from prefect_modeldeploy.errors import ModelDeployError, NotFound
 from prefect_modeldeploy.providers.base import ServingClient
-from prefect_modeldeploy.rollout import in_flight
+from prefect_modeldeploy.rollout import Phase
 from prefect_modeldeploy.target import DeploymentTarget, router_of
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks._pair import pair
@@ -55,10 +56,17 @@ async def _ascale_target_to_zero(
     record = await _journal.load(target.endpoint)
     async with target.credentials.get_client() as client:
         found = await client.find(model=target.model)
-        if record is not None and in_flight(record) and record.canary in {d.id for d in found}:
+        if record is not None and record.phase is not Phase.ENDED and record.canary in {d.id for d in found}:
             return [_row(target, d, "kept", f"a rollout is in flight, at {record.phase}") for d in found]
         zero = _Zero(target, client, only_if_idle_seconds, stop=stop, dry_run=dry_run)
-        return await _each(zero, found)
+        if dry_run:
+            return await _each(zero, found)
+        noted = await _let_go(target)
+        # Before, so that a run which dies loses nothing; and after, without those that were kept.
+        await _note(target, noted | {d.id for d in found if d.status not in _AT_REST})
+        rows = await _each(zero, found)
+        await _note(target, noted | {row.deployment for row in rows if row.action in ("scaled_to_zero", "stopped")})
+        return rows
 
 
 class _Zero:
@@ -95,6 +103,8 @@ class _Zero:
 async def _awake_target(target: DeploymentTarget | str) -> list[FleetRow]:
     """Start the deployments at rest that a target's endpoint routes to, without waiting for them.
 
+    Where nothing routes: those that have the target's role, and those that `scale_target_to_zero` let go.
+
     Args:
         target: Block, or name of a saved one.
     """
@@ -102,9 +112,12 @@ async def _awake_target(target: DeploymentTarget | str) -> list[FleetRow]:
     async with target.credentials.get_client() as client:
         found = await client.find(model=target.model)
         routed = await _routed(target)
-        wanted = [
-            d for d in found if (routed is None and d.environment == target.environment) or d.id in (routed or ())
-        ]
+        noted = await _let_go(target)
+
+        def is_wanted(deployment: Deployment) -> bool:
+            if routed is not None:
+                return deployment.id in routed
+            return deployment.id in noted or deployment.environment == target.environment
 
         async def wake(deployment: Deployment) -> FleetRow:
             match deployment.status:
@@ -116,7 +129,9 @@ async def _awake_target(target: DeploymentTarget | str) -> list[FleetRow]:
                     return _row(target, deployment, "kept", f"is {deployment.status}")
             return _row(target, deployment, "woken", f"was {deployment.status}")
 
-        return await _each(wake, wanted)
+        rows = await _each(wake, filter(is_wanted, found))
+        await _note(target, set())
+        return rows
 
 
 async def _routed(target: DeploymentTarget) -> set[str] | None:
@@ -129,6 +144,21 @@ async def _routed(target: DeploymentTarget) -> set[str] | None:
         except NotFound:
             return set()
     return {arm.upstream for arm in endpoint.arms if arm.weight > 0}
+
+
+async def _let_go(target: DeploymentTarget) -> set[str]:
+    """Ids of the deployments that scale to zero let go since the last wake."""
+    found = await Variable.aget(_variable(target))
+    return {str(id) for id in found} if isinstance(found, list) else set()
+
+
+async def _note(target: DeploymentTarget, ids: set[str]) -> None:
+    if ids != await _let_go(target):
+        await Variable.aset(_variable(target), sorted(ids), tags=["modeldeploy"], overwrite=True)
+
+
+def _variable(target: DeploymentTarget) -> str:
+    return f"modeldeploy_let_go__{target.endpoint}"
 
 
 async def _each(do: Callable[[Deployment], Awaitable[FleetRow]], deployments: Iterable[Deployment]) -> list[FleetRow]:

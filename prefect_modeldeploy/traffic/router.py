@@ -70,3 +70,17 @@ class TrafficRouter(Protocol):
     async def url(self, name: str) -> str:
         """Where clients call the endpoint, without a slash at the end."""
         ...
+
+
+@runtime_checkable
+class SteppedRouter(TrafficRouter, Protocol):
+    """A router that cannot give every share, such as a provider's own promotion."""
+
+    async def check(self, name: str, shares: tuple[float, ...]) -> None:
+        """Refuse, before anything changes, a rollout that it could not do.
+
+        Raises:
+            InvalidInput: One of these shares, in percent, is none that it can give.
+            Conflict: It is moving the traffic of this endpoint already.
+        """
+        ...

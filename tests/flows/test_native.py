@@ -1,101 +1,31 @@
 """Promotion and roll-back in the providers' own ways, and zero and wake, on emulators of the hosted APIs."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pydantic import SecretStr
+from prefect import flow
 
 from prefect_modeldeploy import (
-    BasetenCredentials,
-    Deployment,
+    CanaryPlan,
     DeploymentSpec,
     DeploymentTarget,
+    canary_rollout,
     promote_to_production,
     roll_back,
     scale_to_zero,
     wake_up,
 )
 from prefect_modeldeploy.deployments import Capability
-from prefect_modeldeploy.errors import InvalidInput, UnsupportedOperation
+from prefect_modeldeploy.errors import InvalidInput, RolloutError, UnsupportedOperation
+from prefect_modeldeploy.flows._start import run_rollout
+from prefect_modeldeploy.rollout import Phase, RolloutRecord
 from prefect_modeldeploy.target import client_of
-from tests.providers import baseten_kit, fiddler_kit, gradient_kit, scale_kit
-from tests.sandbox.kit import RunningSandbox, running_sandbox
+from prefect_modeldeploy.tasks import _journal
+from tests.flows.hosted import MAKERS, hosted
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
-
-
-@dataclass
-class Hosted:
-    """A target at a hosted provider, something to promote there, and a look at what serves."""
-
-    target: DeploymentTarget
-    candidate: DeploymentSpec
-
-    async def served(self) -> set[tuple[str, str | None]]:
-        """Id and version of what has the role production."""
-        return {(d.id, d.version) for d in await self.production()}
-
-    async def production(self) -> list[Deployment]:
-        async with client_of(self.target) as client:
-            found = await client.find(model=self.target.model)
-        return [d for d in found if d.environment == "production"]
-
-
-def _target(credentials: Any, model: str) -> DeploymentTarget:
-    return DeploymentTarget(credentials=credentials, model=model, endpoint=credentials.client_class.provider)
-
-
-async def _baseten(sandbox: RunningSandbox, directory: Path) -> Hosted:
-    ready = sandbox["baseten"]
-    urls = {name: ready[name] for name in ("base_url", "inference_url")}
-    block = BasetenCredentials(api_key=SecretStr(ready["api_key"]), visible_seconds=1.0, **urls)
-    truss = baseten_kit.make_truss(directory / "truss")
-    return Hosted(_target(block, "sandbox-model"), baseten_kit.spec_of(truss))
-
-
-async def _scale(sandbox: RunningSandbox, directory: Path) -> Hosted:
-    model = sandbox["scale"]["seed"]["model_instance_id"]
-    target = _target(scale_kit.credentials_of(sandbox), model)
-    async with client_of(target) as client:  # production is a model server, and the seed has none
-        [first] = await client.find(model=model)
-        await client.promote(first.id, environment="production")
-    return Hosted(target, DeploymentSpec(name="fraud-v2", model=model))
-
-
-async def _fiddler(sandbox: RunningSandbox, directory: Path) -> Hosted:
-    target = _target(fiddler_kit.credentials(sandbox), "churn")
-    async with client_of(target) as client:  # production is a role of ours, and the seed has none
-        [first] = await client.find(model="churn")
-        await client.promote(first.id, environment="production")
-    return Hosted(target, fiddler_kit.spec(fiddler_kit.artifact(directory / "artifact")))
-
-
-async def _gradient(sandbox: RunningSandbox, directory: Path) -> Hosted:
-    target = _target(gradient_kit.block(sandbox), "fraud")
-    async with client_of(target) as client:
-        first = await client.create(gradient_kit.a_spec("fraud", environment="production"))
-        async for _ in client.wait([first.id], lambda d: d.ready, timeout_seconds=20):
-            pass
-    newer = {"version": "2", "source": "registry.example/fraud:2", "environment": "staging"}
-    return Hosted(target, gradient_kit.a_spec("fraud-2", **newer))
-
-
-MAKERS: dict[str, Callable[[RunningSandbox, Path], Awaitable[Hosted]]] = {
-    "baseten": _baseten,
-    "fiddler": _fiddler,
-    "gradient": _gradient,
-    "scale": _scale,
-}
-
-
-@asynccontextmanager
-async def hosted(provider: str, directory: Path) -> AsyncIterator[Hosted]:
-    async with running_sandbox(provider) as sandbox:
-        yield await MAKERS[provider](sandbox, directory)
 
 
 @pytest.mark.parametrize("provider", sorted(MAKERS))
@@ -114,17 +44,134 @@ async def test_a_native_promotion_serves_the_new_version_and_can_be_undone(provi
         assert await site.served() == before
 
 
+@contextmanager
+def dying_at(phase: Phase, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every run dies after an effect, before the record at this phase is saved."""
+    save = _journal.save
+
+    async def die(record: RolloutRecord) -> RolloutRecord:
+        if record.phase is phase:
+            raise KeyboardInterrupt("killed before the record was saved")
+        return await save(record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_journal, "save", die)
+        yield
+
+
 @pytest.mark.parametrize("provider", sorted(MAKERS))
+async def test_a_roll_back_that_died_after_its_effect_goes_back_by_one_and_no_more(
+    provider: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hosted(provider, tmp_path) as site:
+        await promote_to_production(site.target, site.newer[0], mode="native")
+        before = await site.served()
+        await promote_to_production(site.target, site.newer[1], mode="native")
+        assert await site.served() != before
+        with dying_at(Phase.PROMOTED, monkeypatch), pytest.raises(KeyboardInterrupt):
+            await roll_back(site.target)
+        assert await site.served() == before
+        await roll_back(site.target)
+        assert await site.served() == before
+
+
+@pytest.mark.parametrize("provider", sorted(MAKERS))
+async def test_a_promotion_that_died_after_its_effect_can_be_rolled_back(
+    provider: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hosted(provider, tmp_path) as site:
+        before = await site.served()
+        with dying_at(Phase.PROMOTED, monkeypatch), pytest.raises(KeyboardInterrupt):
+            await promote_to_production(site.target, site.candidate, mode="native")
+        assert await site.served() != before
+        await roll_back(site.target)
+        assert await site.served() == before
+
+
+async def test_a_promotion_that_died_before_its_effect_is_turned_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hosted("scale", tmp_path) as site:
+        before = await site.served()
+        with dying_at(Phase.READY, monkeypatch), pytest.raises(KeyboardInterrupt):
+            await promote_to_production(site.target, site.candidate, mode="native")
+        back = await roll_back(site.target)
+        assert (back.kind, back.outcome) == ("promotion", "rolled_back")
+        assert await site.served() == before
+
+
+@pytest.mark.parametrize("provider", sorted(set(MAKERS) - {"baseten"}))  # which has one of its own
 async def test_without_a_router_a_swap_is_refused_before_anything_changes(provider: str, tmp_path: Path) -> None:
     async with hosted(provider, tmp_path) as site:
         async with client_of(site.target) as client:
-            before = await client.find()
+            before = await client.find(model=site.target.model)
         with pytest.raises(UnsupportedOperation, match="mode='native'"):
             await promote_to_production(site.target, site.candidate)
         with pytest.raises(InvalidInput, match="bake_seconds"):
             await promote_to_production(site.target, site.candidate, mode="native", bake_seconds=60)
         async with client_of(site.target) as client:
-            assert len(await client.find()) == len(before)
+            assert len(await client.find(model=site.target.model)) == len(before)
+
+
+async def test_a_canary_without_proof_is_turned_back_by_calling_the_vendors_promotion_off(tmp_path: Path) -> None:
+    """The vendor's metrics come minutes later, so nothing is proven here."""
+    async with hosted("baseten", tmp_path, speed=40) as site:
+        before = await site.served()
+        plan = CanaryPlan(steps=(50,), step_seconds=1, deadline_seconds=10, poll_seconds=0.5)
+        record = await canary_rollout(site.target, site.candidate, plan)
+        assert (record.outcome, record.decided_by) == ("rolled_back", "deadline"), record.reason
+        assert [step.weight for step in record.steps] == [50]
+        assert await site.served() == before
+        async with client_of(site.target) as client:
+            assert record.canary not in {one.id for one in await client.find(model=site.target.model)}
+
+
+async def test_a_rolling_promotion_goes_to_its_end_and_back_as_any_swap_does(tmp_path: Path) -> None:
+    async with hosted("baseten", tmp_path, speed=200) as site:
+        before = await site.served()
+        record = await promote_to_production(site.target, site.candidate)
+        assert (record.outcome, record.mode) == ("promoted", "swap"), record.reason
+        assert {id for id, _ in await site.served()} == {record.canary}
+        await roll_back(site.target)
+        assert await site.served() == before
+
+
+@flow
+async def rollout(target: DeploymentTarget, candidate: DeploymentSpec, plan: CanaryPlan) -> RolloutRecord:
+    """A rollout without steps: its end alone."""
+    return await run_rollout(target, candidate, plan, kind="promotion")
+
+
+HANDS_OVER = CanaryPlan(steps=(), promote="native", smoke_request={"x": 1}, failed_canary="keep")
+
+
+async def test_a_rollout_ends_in_what_the_provider_promoted_once_that_answers(tmp_path: Path) -> None:
+    async with hosted("baseten", tmp_path, speed=200) as site:
+        record = await rollout(site.target, site.candidate, HANDS_OVER)
+        assert (record.outcome, record.serving) == ("promoted", record.canary), record.reason
+        assert {id for id, _ in await site.served()} == {record.serving}
+
+
+async def test_what_does_not_answer_after_the_providers_promotion_leaves_the_traffic_and_is_rolled_back_by_hand(
+    tmp_path: Path,
+) -> None:
+    async with hosted("baseten", tmp_path, speed=200) as site:
+        before = await site.served()
+        await site.control.behave(callable="math:sqrt")
+        with pytest.raises(RolloutError, match="open at CLEARED"):
+            await rollout(site.target, site.candidate, HANDS_OVER)
+        assert (await site.served()) != before
+        back = await roll_back(site.target)
+        assert (back.kind, back.outcome) == ("roll_back", "promoted")
+        assert await site.served() == before
+
+
+async def test_steps_that_the_vendor_does_not_have_are_refused_before_anything_changes(tmp_path: Path) -> None:
+    async with hosted("baseten", tmp_path) as site:
+        with pytest.raises(InvalidInput, match=r"plan\.steps=\[5\.0\].*25\.0, 50\.0, 75\.0"):
+            await canary_rollout(site.target, site.candidate)
+        async with client_of(site.target) as client:
+            assert len(await client.find(model=site.target.model)) == 1
 
 
 @pytest.mark.parametrize("provider", sorted(MAKERS))

@@ -16,7 +16,7 @@ from prefect_modeldeploy import DeploymentTarget, promote_to_production, roll_ba
 from prefect_modeldeploy.errors import ModelDeployError
 from prefect_modeldeploy.providers.base import ServingCredentials
 from prefect_modeldeploy.tasks import aget_deployment, alist_deployments, apredict
-from tests.flows.test_native import MAKERS, hosted
+from tests.flows.hosted import MAKERS, hosted
 
 pytestmark = pytest.mark.slow
 

@@ -15,6 +15,7 @@ from prefect_modeldeploy.rollout import (
     RolloutRecord,
     StepResult,
     abort,
+    by_swap,
     finish,
     in_flight,
     judged,
@@ -137,7 +138,8 @@ def test_abort_wins_before_the_promotion_and_changes_nothing_after_it(phase: Pha
         assert (aborted.phase, aborted.outcome, aborted.reason) == (Phase.ROLLING_BACK, "rolled_back", "red button")
     else:
         assert aborted is state
-    late = {Phase.PROMOTED, Phase.ROLLING_BACK, Phase.RESTORED, Phase.DETACHED, Phase.RETIRED, Phase.ENDED}
+    late = {Phase.CLEARED, Phase.HANDED_OVER, Phase.PROMOTED}
+    late |= {Phase.ROLLING_BACK, Phase.RESTORED, Phase.DETACHED, Phase.RETIRED, Phase.ENDED}
     assert in_flight(state) is (phase not in late)
 
 
@@ -201,3 +203,38 @@ def test_a_record_of_a_newer_version_is_still_read() -> None:
 def test_a_plan_that_cannot_work_is_refused_by_the_name_of_the_field(plan: dict[str, Any], field: str) -> None:
     with pytest.raises(ValidationError, match=field):
         CanaryPlan.model_validate(plan)
+
+
+NATIVE = CanaryPlan(steps=(50,), step_seconds=60, bake_seconds=60, promote="native")
+
+
+def test_the_providers_own_promotion_gets_its_traffic_from_the_canary_alone() -> None:
+    effects, end = run(record(plan=NATIVE), ["promote", "continue"])
+    assert effects[effects.index("bake") :] == ["bake", "clear", "hand_over", "promote", "retire_former", "end"]
+    assert end.outcome == "promoted"
+
+
+def test_harm_before_the_provider_promotes_still_turns_it_back() -> None:
+    effects, end = run(record(plan=NATIVE), ["promote", "roll_back"])
+    assert "clear" not in effects
+    assert end.outcome == "rolled_back"
+
+
+@pytest.mark.parametrize("phase", [Phase.CLEARED, Phase.HANDED_OVER])
+def test_while_the_provider_promotes_nothing_is_turned_back_and_the_canary_serves(phase: Phase) -> None:
+    busy = record(plan=NATIVE, phase=phase)
+    assert busy.weight == 100.0
+    assert not in_flight(busy)
+    assert abort(busy, "cancelled") is busy
+
+
+@pytest.mark.parametrize("phase", [Phase.CLEARED, Phase.HANDED_OVER])
+def test_a_promotion_that_the_provider_does_not_get_done_is_settled_by_a_swap(phase: Phase) -> None:
+    stuck = record(plan=NATIVE, phase=phase, serving="copy" if phase is Phase.HANDED_OVER else None)
+    effects, end = run(by_swap(stuck), [])
+    assert effects == ["promote", "retire_former", "end"]
+    assert (end.outcome, end.serving, end.plan.former) == ("promoted", None, "keep")
+
+
+def test_only_what_is_being_handed_over_is_settled_by_a_swap() -> None:
+    assert by_swap(before := record(plan=NATIVE, phase=Phase.BAKED)) is before

@@ -70,10 +70,11 @@ def window(baseline: Metrics, canary: Metrics, name: str) -> Window | None:
         return None
     start, end = canary.start_epoch_millis / 1000, canary.end_epoch_millis / 1000
     identity = f"{name}@{start:.3f}-{end:.3f}"
-    return Window(identity, canary=_arm(counts[0]), baseline=_arm(counts[1]), seconds=end - start)
+    return Window(identity, canary=arm_of(counts[0]), baseline=arm_of(counts[1]), seconds=end - start)
 
 
-def _arm(counts: Mapping[str, float] | None) -> Arm:
+def arm_of(counts: Mapping[str, float] | None) -> Arm:
+    """Requests by status as what an arm experienced."""
     by_status = {status: max(0, round(value)) for status, value in (counts or {}).items()}
     limited = by_status.get("429", 0)
     return Arm(

@@ -80,7 +80,7 @@ class Promotions:
         former = env.current_deployment.id if env.current_deployment else None
         if (joined := _taken_up(env, source)) is not None:
             return Promotion(model, environment, source, joined, former, None)
-        if _running(env):
+        if running(env):
             other = env.candidate_deployment.id if env.candidate_deployment else "another deployment"
             problem = Problem(f"{other} is being promoted to {environment}; wait for its end, or roll it back", 409)
             raise Conflict(PROVIDER, f"promote {deployment}", problem)
@@ -114,9 +114,9 @@ class Promotions:
         started, seen, interval, said = time.monotonic(), False, 0.1, ""
         while True:
             env = await self._api.environment(model, name)
-            running, current = _running(env), env.current_deployment
-            seen = seen or running
-            if current is not None and current.id == candidate and not running:
+            moving, current = running(env), env.current_deployment
+            seen = seen or moving
+            if current is not None and current.id == candidate and not moving:
                 break
             progress = env.in_progress_promotion
             word = progress.status if progress else "over"
@@ -124,7 +124,7 @@ class Promotions:
                 self._logger.info("baseten: promotion of %s to %s is %s", candidate, name, word)
                 said = word
             settled = seen or time.monotonic() - started > self._visible
-            if not running and (settled or (progress is not None and progress.status in _OVER)):
+            if not moving and (settled or (progress is not None and progress.status in _OVER)):
                 reason = (progress.error_message if progress else None) or "it ended without taking over"
                 await self._fail(promotion, reason)
             if time.monotonic() + interval > deadline:
@@ -143,7 +143,7 @@ class Promotions:
         interval, asked = 0.1, False
         while True:
             env = await self._api.environment(model, environment)
-            if not _running(env):
+            if not running(env):
                 break
             candidate = env.candidate_deployment or candidate
             status = env.in_progress_promotion.status if env.in_progress_promotion else ""
@@ -157,7 +157,7 @@ class Promotions:
             return None
         now = (env.current_deployment.id if env.current_deployment else None) == candidate.id
         if not now:
-            await self._release(model, candidate.id, None, copied=bool(re.search(r"\.\d{9,}$", candidate.name)))
+            await self._release(model, candidate.id, None, copied=source_name(candidate.name) is not None)
         return candidate.id
 
     async def _ask_to_cancel(self, model: str, environment: str, *, force: bool) -> bool:
@@ -228,14 +228,21 @@ def is_it(source: VendorDeployment, other: VendorDeployment | None) -> bool:
     return other.id == source.id or copy is not None
 
 
-def _running(env: Environment) -> bool:
+def source_name(name: str) -> str | None:
+    """Name of the deployment that one with this name is a copy of; None if it is no copy."""
+    copy = re.fullmatch(r"(.+)\.\d{9,}", name)
+    return copy[1] if copy else None
+
+
+def running(env: Environment) -> bool:
+    """Whether a promotion to this environment is under way."""
     progress = env.in_progress_promotion
     return progress is not None and progress.status not in _OVER
 
 
 def _taken_up(env: Environment, source: VendorDeployment) -> str | None:
     """Id of the source (or its copy) when the environment serves it, or is being given it."""
-    if _running(env):
+    if running(env):
         candidate = env.candidate_deployment
         return candidate.id if candidate is not None and is_it(source, candidate) else None
     current = env.current_deployment
@@ -257,7 +264,7 @@ async def roll_back(
     """Make `deployment` serve again: cancel what runs, else promote it. Returns the id of what serves."""
     env = await api.environment(model, environment)
     target = read_answer(VendorDeployment, await api.deployment(model, deployment), "deployment")
-    if _running(env) and is_it(target, env.candidate_deployment):
+    if running(env) and is_it(target, env.candidate_deployment):
         raise InvalidInput(
             "deployment_id", f"{model}/{deployment}", "is being promoted: name the one that shall serve again"
         )
@@ -267,4 +274,4 @@ async def roll_back(
     return promotion.candidate
 
 
-__all__ = ["Promotion", "Promotions", "is_it", "roll_back"]
+__all__ = ["Promotion", "Promotions", "is_it", "roll_back", "running", "source_name"]

@@ -11,7 +11,7 @@ import anyio
 from pydantic import SecretStr
 
 from prefect_modeldeploy.deployments import Capability, Deployment
-from prefect_modeldeploy.errors import InvalidInput, NotFound
+from prefect_modeldeploy.errors import InvalidInput, NotFound, Problem
 from prefect_modeldeploy.measurements import Window
 from prefect_modeldeploy.providers.base import ServingClient
 from prefect_modeldeploy.providers.baseten import metrics as measured
@@ -21,8 +21,10 @@ from prefect_modeldeploy.providers.baseten.creation import Creation
 from prefect_modeldeploy.providers.baseten.inference import InferenceApi, check_inference_url, deployment
 from prefect_modeldeploy.providers.baseten.promotions import Promotions
 from prefect_modeldeploy.providers.baseten.requests import LogQuery, MetricQuery
+from prefect_modeldeploy.providers.baseten.rolling import RollingPromotion
 from prefect_modeldeploy.providers.baseten.waiting import waiting
 from prefect_modeldeploy.providers.baseten.words import PROVIDER, read_error, split_id, translate
+from prefect_modeldeploy.traffic.router import TrafficRouter
 from prefect_modeldeploy.transport import Logger, RetryPolicy, SecretHeader, Transport
 
 MANAGEMENT_URL = "https://api.baseten.co"
@@ -56,7 +58,7 @@ class BasetenReader(ServingClient):
 
     provider: ClassVar[str] = PROVIDER
     rolls_back: ClassVar[Literal["from", "to"]] = "to"
-    capabilities: ClassVar[frozenset[Capability]] = frozenset(Capability) - {Capability.TRAFFIC}
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(Capability)
 
     def __init__(
         self,
@@ -175,6 +177,19 @@ class BasetenReader(ServingClient):
             metrics=[measured.REQUESTS],
         )
         return measured.idle_seconds(await self.metrics(deployment_id, series), now)
+
+    def router(self, model: str = "", environment: str = "production") -> TrafficRouter:
+        """Return the vendor's rolling promotion to an environment of a model (name or id) as a router."""
+        return RollingPromotion(self, self._promotions, model, environment)
+
+    async def model_id(self, model: str) -> str:
+        """The id of a model (name or id). Raises NotFound, or InvalidInput when several have the name."""
+        found = await self._model_ids(model)
+        if not found:
+            raise NotFound(PROVIDER, "find the model", Problem(f"there is no model {model}", 404))
+        if len(found) > 1:
+            raise InvalidInput("model", model, f"is the name of {len(found)} models; give an id")
+        return found[0]
 
     async def windows(self, baseline: str, canary: str, *, since: float) -> tuple[list[Window], float]:
         """Return what two deployments experienced since a time, and the time to ask for next.

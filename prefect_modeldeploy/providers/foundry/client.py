@@ -288,22 +288,26 @@ class FoundryClient(ServingClient):
         Raises:
             Conflict: There is nothing before the present version.
         """
+        goal = to or await self.former_version(deployment_id, environment=environment)
         live = await self.api.live_deployment(deployment_id)
         serving = await self._serving(live.model_version.model_rid, environment)
-        model, branch = serving.model_version.model_rid, self.branch_of(environment)
-        if to is not None:
-            promoted = await self.promote_version(model, to, branch)
-            return self._translated(serving, promoted.rid)
-        versions = await self.api.versions(model, branch)
-        former = history.former(versions)
+        try:
+            promoted = await self.promote_version(live.model_version.model_rid, goal, self.branch_of(environment))
+        except ProviderError as error:
+            if to is not None:
+                raise
+            raise _not_to_repeat(error) from error
+        return self._translated(serving, promoted.rid)
+
+    async def former_version(self, deployment_id: str, *, environment: str) -> str:
+        """RID of the version that `roll_back` would return to now. Raises Conflict when there is none."""
+        live = await self.api.live_deployment(deployment_id)
+        branch = self.branch_of(environment)
+        former = history.former(await self.api.versions(live.model_version.model_rid, branch))
         if former is None:
             problem = Problem(f"branch {branch} holds nothing before its present version; name one with `to`")
             raise Conflict(self.provider, "roll back", problem)
-        try:
-            promoted = await self._versions.again(model, former, branch, versions)
-        except ProviderError as error:
-            raise _not_to_repeat(error) from error
-        return self._translated(serving, promoted.rid)
+        return former.rid
 
     async def promote_version(self, model: str, version: str, branch: str) -> ModelVersion:
         """Make a version, of this or another model, the newest on a branch, unless its content is already.

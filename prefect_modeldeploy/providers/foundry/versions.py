@@ -70,6 +70,9 @@ class Versions:
         top = history.newest(versions)
         if top is not None and history.origin(top.rid, versions) == history.origin(version, versions):
             return top
+        former = next((one for one in versions if one.rid == version), None)
+        if former is not None:
+            return await self.again(model, former, branch, versions)
         return await self.copied(model, version, branch, versions)
 
     async def copied(self, model: str, version: str, branch: str, before: Sequence[ModelVersion]) -> ModelVersion:
