@@ -7,10 +7,10 @@ The same as `prefect block register -m prefect_modeldeploy`. Doing it again upda
 
 from typing import get_args
 
-from prefect_modeldeploy import DeploymentTarget
+from prefect_modeldeploy import DeploymentTarget, PrometheusMetrics
 from prefect_modeldeploy.providers import Credentials
 
-BLOCKS = (*get_args(Credentials), DeploymentTarget)
+BLOCKS = (*get_args(Credentials), PrometheusMetrics, DeploymentTarget)
 
 if __name__ == "__main__":
     for block in BLOCKS:

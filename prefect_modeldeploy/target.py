@@ -10,6 +10,7 @@ from pydantic import Field
 from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.providers import Credentials
 from prefect_modeldeploy.providers.base import ServingClient
+from prefect_modeldeploy.sources import Metrics
 from prefect_modeldeploy.traffic.router import TrafficRouter
 
 
@@ -22,6 +23,7 @@ class DeploymentTarget(Block):
         endpoint: Name of the stable address that clients call.
         environment: Role, such as production.
         price_per_replica_hour: Price of one replica hour, for reports.
+        metrics: Block of the system that rollouts are measured by, instead of the gateway.
 
     Example:
         ```python
@@ -46,6 +48,9 @@ class DeploymentTarget(Block):
     environment: str = Field("production", description="Role that the endpoint has, such as production.")
     price_per_replica_hour: float | None = Field(
         None, ge=0, description="Price of one replica hour in any currency, for reports. None: unknown."
+    )
+    metrics: Metrics | None = Field(
+        None, description="Block of the system that rollouts are measured by. None: the gateway measures."
     )
 
     @classmethod

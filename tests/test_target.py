@@ -13,6 +13,7 @@ from prefect_modeldeploy import (
     FoundryCredentials,
     GradientCredentials,
     LocalServing,
+    PrometheusMetrics,
     ScaleCredentials,
 )
 from prefect_modeldeploy.errors import InvalidInput
@@ -51,6 +52,19 @@ async def _comes_back(credentials: Block) -> None:
     loaded = await DeploymentTarget.aload("back")
     assert type(loaded.credentials) is type(credentials)
     assert loaded.credentials.model_dump() == credentials.model_dump()
+
+
+@pytest.mark.parametrize("saved_before", [True, False], ids=["by reference", "inline"])
+async def test_a_saved_target_comes_back_with_what_it_is_measured_by(saved_before: bool) -> None:
+    metrics = PrometheusMetrics(url="https://prometheus.example", requests="x", failures="y", token=KEY)
+    if saved_before:
+        await metrics.save("watched", overwrite=True)
+    target = DeploymentTarget(credentials=LocalServing(), model="m", endpoint="e", metrics=metrics)
+    assert KEY.get_secret_value() not in repr(target)
+    await target.save("watched", overwrite=True)
+    loaded = await DeploymentTarget.aload("watched")
+    assert loaded.metrics is not None
+    assert loaded.metrics.model_dump() == metrics.model_dump()
 
 
 def test_a_foreign_field_is_refused_by_name() -> None:

@@ -194,16 +194,21 @@ def expired(record: RolloutRecord, now: datetime) -> bool:
     return (now - record.started_at).total_seconds() >= record.plan.deadline_seconds
 
 
-def step_over(record: RolloutRecord, decision: str, now: datetime) -> bool:
+def step_over(record: RolloutRecord, decision: str, now: datetime, measured_until: datetime | None = None) -> bool:
     """Whether the step in progress ends, given what the judge says now.
 
-    A step ends at once on harm; else not before its time. The last one waits for proof, until the deadline.
+    A step ends at once on harm; else not before its time has passed and been measured, up to `measured_until` (None:
+    up to now). The last one waits for proof, until the deadline.
     """
     assert record.step_started_at is not None, "a step is observed after its shift"
-    elapsed = (now - record.step_started_at).total_seconds()
+    seconds = record.plan.bake_seconds if record.phase is Phase.FULL else record.plan.step_seconds
+    if decision == "roll_back":
+        return True
+    if expired(record, now):  # a bake still gets its time, but does not wait for measurements that do not come
+        return record.phase is not Phase.FULL or (now - record.step_started_at).total_seconds() >= seconds
+    if (min(now, measured_until or now) - record.step_started_at).total_seconds() < seconds:
+        return False
     if record.phase is Phase.FULL:
-        return decision == "roll_back" or elapsed >= record.plan.bake_seconds
-    if decision == "roll_back" or expired(record, now):
         return True
     last = record.step + 1 == len(record.plan.steps)
-    return elapsed >= record.plan.step_seconds and (decision == "promote" or not last)
+    return decision == "promote" or not last

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from prefect_modeldeploy.errors import NotFound
 from prefect_modeldeploy.target import DeploymentTarget, router_of
 from prefect_modeldeploy.tasks._pair import pair
+from prefect_modeldeploy.tasks._sources import source_of
 from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm
 
 
@@ -73,12 +74,14 @@ async def _aclaim_endpoint(target: DeploymentTarget | str) -> Claim:
     Args:
         target: Block, or name of a saved one.
     """
+    target = await DeploymentTarget.resolve(target)
     async with router_of(target) as (router, name):
         try:
             epoch = await router.claim(name)
         except NotFound:
             return Claim(0, None)
-        return Claim(epoch, await router.cursor(name))
+        async with source_of(target, router) as source:
+            return Claim(epoch, await source.cursor())
 
 
 get_traffic, aget_traffic = pair(_aget_traffic)
