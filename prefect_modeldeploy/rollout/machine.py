@@ -8,6 +8,8 @@ again, and doing an effect twice changes nothing.
         -shift-> SHIFTED -observe-> (next step: ATTACHED) ... JUDGED -approve-> APPROVED
         -fill-> FULL -bake-> BAKED -promote-> PROMOTED -retire_former-> RETIRED -end-> ENDED
 
+    without steps: ATTACHED -approve-> ...; with a golden set: ATTACHED -observe-> JUDGED -approve-> ...
+
     where the plan wants the provider's own promotion (the provider may change the stable deployment itself, so that
     there is no way back from then on: a failure leaves all the traffic on the canary, and `by_swap` settles for that):
         BAKED -clear-> CLEARED -hand_over-> HANDED_OVER -promote-> PROMOTED
@@ -118,7 +120,7 @@ def next_effect(record: RolloutRecord) -> Effect | None:
         return None
     effect = _FORWARD[record.phase]
     if effect is Effect.SHIFT and not record.plan.steps:
-        return Effect.APPROVE
+        return Effect.OBSERVE if record.golden_set else Effect.APPROVE
     if record.phase is Phase.BAKED and record.plan.promote == "native":
         return Effect.CLEAR
     return effect
@@ -150,10 +152,11 @@ def judged(record: RolloutRecord, result: StepResult, now: datetime) -> RolloutR
     if result.decision == "promote":
         changes = {"phase": Phase.JUDGED, "reason": result.reason, "decided_by": result.decided_by}
         return record.model_copy(update=changes)
-    undecided = f"undecided after {record.plan.deadline_seconds:g} s: {result.reason}"
+    late = expired(record, now)
+    undecided = f"undecided after {f'{record.plan.deadline_seconds:g} s' if late else 'all examples'}: {result.reason}"
     if record.plan.on_undecided == "hold":
         return record.model_copy(update={"phase": Phase.RETIRED, "outcome": "held", "reason": undecided})
-    return abort(record, undecided, decided_by="deadline")
+    return abort(record, undecided, decided_by="deadline" if late else result.decided_by)
 
 
 def abort(record: RolloutRecord, reason: str, *, decided_by: str | None = None) -> RolloutRecord:

@@ -1,8 +1,11 @@
 """What a person decides before a rollout starts."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from prefect_modeldeploy.traffic.answers import Example
 
 Percent = Annotated[float, Field(gt=0, le=100, multiple_of=0.01)]
 
@@ -25,6 +28,15 @@ class JudgePlan(BaseModel):
     latency: bool = Field(True, description="Judge the latency too.")
     latency_tolerance: float = Field(
         1.25, ge=1, description="Slowness that is tolerated, as a factor: 1.25 allows 25 % more time."
+    )
+    accuracy_margin: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="Difference in the share of wrong answers to a golden set that is tolerated, as a fraction.",
+    )
+    tolerance: float = Field(
+        1e-6, ge=0, lt=1, description="Relative difference of numbers that are the same answer all the same."
     )
 
 
@@ -69,6 +81,11 @@ class CanaryPlan(BaseModel):
     )
     failed_canary: Literal["keep", "scale_to_zero", "delete"] = Field(
         "delete", description="What becomes of a canary that this rollout created and rolled back."
+    )
+    golden_set: tuple[Example, ...] | Path | None = Field(
+        None,
+        description="Labelled requests that are sent to both versions instead of moving traffic by steps: examples, or "
+        "the path of a JSON Lines file of them where the flow runs. None: the clients' own requests are judged.",
     )
     poll_seconds: float = Field(1.0, gt=0, le=60, description="Seconds between looks at the measurements.")
     judge: JudgePlan = Field(default_factory=JudgePlan, description="How sure to be, and what to tolerate.")
