@@ -86,6 +86,10 @@ def plan_table(record: RolloutRecord) -> list[Row]:
         "Golden set": f"{record.golden_set}, sent to both; no traffic moves before the promotion"
         if record.golden_set
         else "",
+        "Shadow": f"copies of {words.share(plan.shadow.share)} of the requests, at most "
+        f"{words.share(100 * plan.shadow.disagreement)} answered differently"
+        if plan.shadow
+        else "",
         "Each step lasts at least": words.duration(plan.step_seconds) if plan.steps else "",
         "Undecided": f"{plan.on_undecided.replace('_', ' ')} after {words.duration(plan.deadline_seconds)}",
         "Not judged after the first request": words.duration(plan.warm_up_seconds) if plan.steps else "",

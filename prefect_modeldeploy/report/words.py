@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from prefect_modeldeploy.rollout.judging import settings_of
+from prefect_modeldeploy.rollout.judging import settings_for
 from prefect_modeldeploy.rollout.record import RolloutRecord, StepResult
 
 LONGEST = 1_000
@@ -137,8 +137,7 @@ def thresholds(record: RolloutRecord) -> Mapping[str, float]:
 
 def weights(record: RolloutRecord) -> Mapping[str, float]:
     """What each metric counts in the average evidence of harm, by which the judge rolls back."""
-    settings = settings_of(record.plan.judge, golden=record.golden_set is not None)
-    return {metric.name: metric.weight for metric in settings.metrics}
+    return {metric.name: metric.weight for metric in settings_for(record).metrics}
 
 
 def latency(seconds: float) -> str:

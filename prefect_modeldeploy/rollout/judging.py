@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from prefect_modeldeploy.analysis import Accuracy, Failures, Judge, JudgeSettings, Latency, Metric, Verdict
+from prefect_modeldeploy.analysis import Accuracy, Agreement, Failures, Judge, JudgeSettings, Latency, Metric, Verdict
 from prefect_modeldeploy.analysis.comparison import Limits
 from prefect_modeldeploy.measurements import Arm, Histogram, Quality, Window
 from prefect_modeldeploy.rollout.plan import JudgePlan
@@ -38,17 +38,22 @@ class GoldenAccuracy(Accuracy):
         return limits._replace(floor=limits.margin)
 
 
-def settings_of(plan: JudgePlan, history: Sequence[Arm] = (), *, golden: bool = False) -> JudgeSettings:
+def settings_of(
+    plan: JudgePlan, history: Sequence[Arm] = (), *, golden: bool = False, disagreement: float | None = None
+) -> JudgeSettings:
     """What the judge is told.
 
     Args:
         plan: How sure to be, and what to tolerate.
         history: The stable version's windows before the rollout, in order.
         golden: The windows are of a golden set.
+        disagreement: Share of the shadowed requests that both arms may answer differently; None: none is shadowed.
     """
     metrics: list[Metric] = [Failures()]
     if golden:
         metrics = [GoldenFailures(), GoldenAccuracy(margin=plan.accuracy_margin)]
+    if disagreement is not None:
+        metrics.append(Agreement(margin=disagreement, tolerated=disagreement))
     if plan.latency:
         metrics.append(Latency(factor=plan.latency_tolerance, required=False))
     return JudgeSettings(
@@ -64,10 +69,16 @@ def settings_of(plan: JudgePlan, history: Sequence[Arm] = (), *, golden: bool = 
 
 def judge_of(record: RolloutRecord, history: Sequence[Arm] = ()) -> Judge:
     """The judge of this rollout, with the evidence that it has so far. The history is only needed before the first."""
-    golden = record.golden_set is not None
     if record.judge_state is None:
-        return Judge(settings_of(record.plan.judge, history, golden=golden))
-    return Judge.restore(settings_of(record.plan.judge, golden=golden), record.judge_state)
+        return Judge(settings_for(record, history))
+    return Judge.restore(settings_for(record), record.judge_state)
+
+
+def settings_for(record: RolloutRecord, history: Sequence[Arm] = ()) -> JudgeSettings:
+    """What the judge of this rollout is told."""
+    shadow = record.plan.shadow
+    disagreement = shadow.disagreement if shadow else None
+    return settings_of(record.plan.judge, history, golden=record.golden_set is not None, disagreement=disagreement)
 
 
 def fewest_examples(plan: JudgePlan, most: int) -> int | None:

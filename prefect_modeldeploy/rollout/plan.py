@@ -40,6 +40,18 @@ class JudgePlan(BaseModel):
     )
 
 
+class ShadowPlan(BaseModel):
+    """Copies of requests to the canary, whose answers are compared with stable's and never returned."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    share: Percent = Field(description="Share of the requests that both versions get, in percent.")
+    disagreement: float = Field(
+        0.05, gt=0, lt=1, description="Share of different answers that is tolerated, as a fraction."
+    )
+    ignore: tuple[str, ...] = Field((), description="Keys of JSON objects that are not compared, such as a request id.")
+
+
 class CanaryPlan(BaseModel):
     """The steps of a rollout, and what happens at its ends."""
 
@@ -87,6 +99,9 @@ class CanaryPlan(BaseModel):
         description="Labelled requests that are sent to both versions instead of moving traffic by steps: examples, or "
         "the path of a JSON Lines file of them where the flow runs. None: the clients' own requests are judged.",
     )
+    shadow: ShadowPlan | None = Field(
+        None, description="Send copies of some requests to the canary while the steps last, and judge the agreement."
+    )
     poll_seconds: float = Field(1.0, gt=0, le=60, description="Seconds between looks at the measurements.")
     judge: JudgePlan = Field(default_factory=JudgePlan, description="How sure to be, and what to tolerate.")
 
@@ -99,6 +114,8 @@ class CanaryPlan(BaseModel):
     def _rising(self) -> Self:
         if any(later <= earlier for earlier, later in zip(self.steps, self.steps[1:], strict=False)):
             raise ValueError(f"steps={list(self.steps)}: every step must be larger than the one before")
+        if self.golden_set is not None and self.shadow is not None:
+            raise ValueError("shadow: a golden set is judged without the clients' requests; choose one of the two")
         if self.steps and len(self.steps) * self.step_seconds > self.deadline_seconds:
             raise ValueError(
                 f"deadline_seconds={self.deadline_seconds:g}: {len(self.steps)} steps of {self.step_seconds:g} s "

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 import prefect_modeldeploy
-from prefect_modeldeploy import JudgePlan, PrometheusMetrics
+from prefect_modeldeploy import CanaryPlan, JudgePlan, PrometheusMetrics
 from prefect_modeldeploy.rollout.judging import fewest_examples
+from prefect_modeldeploy.tasks.traffic import shadow_of
 
 PAGE = (Path(prefect_modeldeploy.__file__).parent / "docs" / "measurements-from-elsewhere.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -38,3 +39,13 @@ def test_the_plan_of_the_second_example_can_be_proven_with_what_the_page_says() 
         assert str(examples) in PAGE
         assert fewest_examples(plan, examples) == examples
         assert fewest_examples(plan, examples - 10) is None
+
+
+def test_the_shadow_of_the_third_example_is_judged_by_agreement() -> None:
+    names: dict[str, object] = {}
+    exec(compile(EXAMPLES[2], "measurements-from-elsewhere.md", "exec"), names)
+    plan = names["plan"]
+    assert isinstance(plan, CanaryPlan)
+    shadow = shadow_of(plan)
+    assert shadow is not None
+    assert (shadow.share, shadow.ignore) == (5, ("request_id",))
