@@ -7,10 +7,11 @@ The same as `prefect block register -m prefect_modeldeploy`. Doing it again upda
 
 from typing import get_args
 
-from prefect_modeldeploy import DeploymentTarget, PrometheusMetrics
+from prefect_modeldeploy import DeploymentTarget
 from prefect_modeldeploy.providers import Credentials
+from prefect_modeldeploy.sources import Metrics
 
-BLOCKS = (*get_args(Credentials), PrometheusMetrics, DeploymentTarget)
+BLOCKS = (*get_args(Credentials), *get_args(Metrics), DeploymentTarget)
 
 if __name__ == "__main__":
     for block in BLOCKS:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from prefect_modeldeploy.rollout import CanaryPlan as CanaryPlan
     from prefect_modeldeploy.rollout import JudgePlan as JudgePlan
     from prefect_modeldeploy.rollout import RolloutRecord as RolloutRecord
+    from prefect_modeldeploy.sources import BasetenMetrics as BasetenMetrics
     from prefect_modeldeploy.sources import PrometheusMetrics as PrometheusMetrics
     from prefect_modeldeploy.target import DeploymentTarget as DeploymentTarget
 
@@ -57,7 +58,7 @@ _HOMES = {
         "ScaleCredentials",
     ),
     "rollout": ("CanaryPlan", "JudgePlan", "RolloutRecord"),
-    "sources": ("PrometheusMetrics",),
+    "sources": ("BasetenMetrics", "PrometheusMetrics"),
     "target": ("DeploymentTarget",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
