@@ -31,7 +31,8 @@ class NativeGoldenEffects(GoldenEffects, NativeEffects):
     """At a provider that moves its traffic itself."""
 
     async def _retire_canary(self, record: RolloutRecord) -> None:
-        if record.decided_by not in ("error", "cancellation"):  # else it may have been promoted, for all we know
+        proven = bool(record.steps) and record.steps[-1].decision == "promote"
+        if not proven or record.decided_by == "approval":  # else its promotion had begun, and it may serve by now
             await super()._retire_canary(record)
 
 

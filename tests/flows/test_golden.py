@@ -115,3 +115,17 @@ async def test_behind_the_gateway_the_judged_deployment_takes_over_at_once(
     serving = "2" if outcome == "promoted" else "1"
     assert await site.arms() == {"stable": (f"{site.target.model}-{serving}", 100.0)}
     assert [step.weight for step in record.steps] == [0]
+
+
+@pytest.mark.slow
+async def test_a_promotion_whose_end_is_not_known_deletes_nothing(
+    hosted: tuple[RunningSandbox, DeploymentTarget], tmp_path: Path
+) -> None:
+    sandbox, target = hosted
+    fault = {"provider": "baseten", "method": "POST", "path": "*/promote", "kind": "status", "status": 400}
+    await sandbox.control.fault(**fault, times=None)
+    plan = CanaryPlan(golden_set=EXAMPLES, judge=JUDGE)
+    record = await canary_rollout(target, spec_of(make_truss(tmp_path)), plan)
+    assert (record.outcome, record.decided_by) == ("rolled_back", "error"), record.reason
+    async with client_of(target) as client:
+        assert "v2" in [d.name for d in await client.find(model=target.model)]
