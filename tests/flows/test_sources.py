@@ -74,6 +74,7 @@ async def test_what_prometheus_saw_rolls_back(site: Site) -> None:
     assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
 
 
+@pytest.mark.slow
 async def test_while_prometheus_is_down_the_weights_stay(site: Site) -> None:
     store = _scraper(site.target.model)
     async with prometheus(store) as url:
