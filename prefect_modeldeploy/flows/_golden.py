@@ -52,13 +52,14 @@ async def rollout_by_golden_set(
         limits = f"margin={plan.judge.margin:g}, accuracy_margin={plan.judge.accuracy_margin:g}"
         hint = f"too few to prove anything with {limits}, even if all are answered right: add some, or allow more"
         raise InvalidInput("plan.golden_set", golden.digest, hint)
-    try:
-        endpoint, native = await current_endpoint(target), False
-    except UnsupportedOperation:
-        endpoint, native = None, True
+    native = target.credentials.can(Capability.PROMOTE)
+    if native:
         _check_native(target, plan)
+    endpoint = None if native else await current_endpoint(target)
     stable = await _serving(target, endpoint, native)
-    plan = plan.model_copy(update={"golden_set": None, "steps": (), **({"former": "keep"} if native else {})})
+    plan = plan.model_copy(
+        update={"golden_set": None, "steps": (), **({"former": "keep", "promote": "swap"} if native else {})}
+    )
     record = await open_record(target, _id_of(candidate), endpoint)
     if record is None:
         mode: Literal["native", "swap"] = "native" if native else "swap"
@@ -82,8 +83,7 @@ async def _serving(target: DeploymentTarget, endpoint: Endpoint | None, native: 
 def _check_native(target: DeploymentTarget, plan: CanaryPlan) -> None:
     """What cannot be done without a router of ours is refused before anything is sent."""
     client = target.credentials.client_class
-    for capability in (Capability.PREDICT, Capability.PROMOTE):
-        if not client.can(capability):
-            raise UnsupportedOperation(client.provider, capability, "a golden set needs it where no gateway is")
+    if not client.can(Capability.PREDICT):
+        raise UnsupportedOperation(client.provider, Capability.PREDICT, "a golden set is sent with it")
     if plan.bake_seconds:
         raise InvalidInput("plan.bake_seconds", plan.bake_seconds, "watching needs a router of ours; set it to 0")

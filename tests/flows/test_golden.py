@@ -9,12 +9,12 @@ import pytest_asyncio
 from pydantic import SecretStr
 
 from prefect_modeldeploy import BasetenCredentials, CanaryPlan, DeploymentTarget, JudgePlan, canary_rollout
-from prefect_modeldeploy.errors import InvalidInput, UnsupportedOperation
+from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.target import client_of
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.traffic.answers import Example
 from tests.flows.conftest import Site
-from tests.providers.baseten_kit import make_truss, seeded, spec_of
+from tests.providers.baseten_kit import make_truss, spec_of
 from tests.sandbox.kit import RunningSandbox, running_sandbox
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -90,14 +90,6 @@ async def test_too_few_examples_are_refused_before_anything_is_created(
     with pytest.raises(InvalidInput, match="bake_seconds"):
         await canary_rollout(target, spec_of(make_truss(tmp_path)), plan)
     assert not await sandbox.control.requests(provider="baseten", method="P*", path="*")
-
-
-async def test_without_a_golden_set_a_provider_that_splits_nothing_is_refused(
-    hosted: tuple[RunningSandbox, DeploymentTarget],
-) -> None:
-    sandbox, target = hosted
-    with pytest.raises(UnsupportedOperation):
-        await canary_rollout(target, seeded(sandbox))
 
 
 # Behind the gateway the answers are the numbers that were asked; the good version fails for 4 % of the requests.
