@@ -9,8 +9,9 @@ from typing import get_args
 
 from prefect_modeldeploy import DeploymentTarget, Gateway
 from prefect_modeldeploy.providers import Credentials
+from prefect_modeldeploy.sources import Metrics
 
-BLOCKS = (*get_args(Credentials), Gateway, DeploymentTarget)
+BLOCKS = (*get_args(Credentials), *get_args(Metrics), Gateway, DeploymentTarget)
 
 if __name__ == "__main__":
     for block in BLOCKS:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from prefect_modeldeploy.rollout import CanaryPlan as CanaryPlan
     from prefect_modeldeploy.rollout import JudgePlan as JudgePlan
     from prefect_modeldeploy.rollout import RolloutRecord as RolloutRecord
+    from prefect_modeldeploy.sources import BasetenMetrics as BasetenMetrics
+    from prefect_modeldeploy.sources import PrometheusMetrics as PrometheusMetrics
     from prefect_modeldeploy.target import DeploymentTarget as DeploymentTarget
 
 __version__ = version("prefect-modeldeploy")
@@ -58,6 +60,7 @@ _HOMES = {
         "ScaleCredentials",
     ),
     "rollout": ("CanaryPlan", "JudgePlan", "RolloutRecord"),
+    "sources": ("BasetenMetrics", "PrometheusMetrics"),
     "target": ("DeploymentTarget",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -113,8 +113,8 @@ class Quality:
     Args:
         labelled: Requests whose right answer is known (a golden set, or labels that arrived).
         correct: Those of them that were answered right.
-        compared: Requests that were also sent to the other arm (shadowed), both having answered.
-        agreed: Those of them where both arms gave the same answer, as the comparer sees it. Fill both on the canary.
+        compared: Requests that were also sent to the other arm (shadowed), which answered.
+        agreed: Those of them where this arm gave the same answer, as the comparer sees it. Fill both on the canary.
         values: A sample of the numbers that the arm predicted, at most some hundreds a window.
     """
 

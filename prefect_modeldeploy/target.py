@@ -12,6 +12,7 @@ from prefect_modeldeploy.errors import InvalidInput, NotFound
 from prefect_modeldeploy.gateway import Gateway
 from prefect_modeldeploy.providers import Credentials
 from prefect_modeldeploy.providers.base import ServingClient
+from prefect_modeldeploy.sources import Metrics
 from prefect_modeldeploy.traffic.arm import RemoteArm
 from prefect_modeldeploy.traffic.router import TrafficRouter
 
@@ -28,6 +29,7 @@ class DeploymentTarget(Block):
         other_credentials: Block of a second provider, to move from one to another.
         sample: Request for the preflight of rollouts.
         price_per_replica_hour: Price of one replica hour, for reports.
+        metrics: Block of the system that rollouts are measured by, instead of the gateway.
 
     Example:
         ```python
@@ -66,6 +68,9 @@ class DeploymentTarget(Block):
     )
     price_per_replica_hour: float | None = Field(
         None, ge=0, description="Price of one replica hour in any currency, for reports. None: unknown."
+    )
+    metrics: Metrics | None = Field(
+        None, description="Block of the system that rollouts are measured by. None: the gateway measures."
     )
 
     @property

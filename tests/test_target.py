@@ -1,6 +1,6 @@
 """A Deployment Target as users save and load it, with any provider's credentials in it."""
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from prefect.blocks.core import Block
@@ -8,12 +8,14 @@ from pydantic import SecretStr, ValidationError
 
 from prefect_modeldeploy import (
     BasetenCredentials,
+    BasetenMetrics,
     DeploymentTarget,
     FiddlerCredentials,
     FoundryCredentials,
     Gateway,
     GradientCredentials,
     LocalServing,
+    PrometheusMetrics,
     ScaleCredentials,
 )
 from prefect_modeldeploy.errors import InvalidInput
@@ -52,6 +54,27 @@ async def _comes_back(credentials: Block) -> None:
     loaded = await DeploymentTarget.aload("back")
     assert type(loaded.credentials) is type(credentials)
     assert loaded.credentials.model_dump() == credentials.model_dump()
+
+
+@pytest.mark.parametrize("saved_before", [True, False], ids=["by reference", "inline"])
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        PrometheusMetrics(url="https://prometheus.example", requests="x", failures="y", token=KEY),
+        BasetenMetrics(credentials=BasetenCredentials(api_key=KEY)),
+    ],
+    ids=["prometheus", "baseten"],
+)
+async def test_a_saved_target_comes_back_with_what_it_is_measured_by(metrics: Any, saved_before: bool) -> None:
+    if saved_before:
+        await metrics.save("watched", overwrite=True)
+        metrics = await type(metrics).aload("watched")
+    target = DeploymentTarget(credentials=LocalServing(), model="m", endpoint="e", metrics=metrics)
+    assert KEY.get_secret_value() not in repr(target)
+    await target.save("watched", overwrite=True)
+    loaded = await DeploymentTarget.aload("watched")
+    assert type(loaded.metrics) is type(metrics)
+    assert loaded.metrics.model_dump() == metrics.model_dump()
 
 
 def test_a_foreign_field_is_refused_by_name() -> None:

@@ -28,7 +28,7 @@ from prefect_modeldeploy.tasks.deployments import (
 from prefect_modeldeploy.tasks.observing import aobserve_traffic
 from prefect_modeldeploy.tasks.preflight import apreflight
 from prefect_modeldeploy.tasks.reporting import areport_rollout
-from prefect_modeldeploy.tasks.traffic import aclaim_endpoint, aget_traffic, aset_arms, aset_traffic
+from prefect_modeldeploy.tasks.traffic import aclaim_endpoint, aget_traffic, aset_arms, aset_traffic, shadow_of
 from prefect_modeldeploy.tasks.waiting import await_until_ready
 
 
@@ -76,7 +76,7 @@ class Effects:
 
     async def _attach(self, record: RolloutRecord) -> None:
         if record.stable is not None:
-            await aset_arms(self._target, _arms(record), expected_epoch=record.epoch)
+            await aset_arms(self._target, _arms(record), expected_epoch=record.epoch, shadow=shadow_of(record.plan))
             if self._target.sample is not None:
                 await apreflight(self._target)
 

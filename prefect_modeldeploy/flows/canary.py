@@ -4,6 +4,7 @@ from prefect import flow
 
 from prefect_modeldeploy.deployments import DeploymentSpec
 from prefect_modeldeploy.flows._effects import Approval
+from prefect_modeldeploy.flows._golden import rollout_by_golden_set
 from prefect_modeldeploy.flows._start import run_name, run_rollout
 from prefect_modeldeploy.rollout import CanaryPlan, RolloutRecord
 from prefect_modeldeploy.target import DeploymentTarget
@@ -24,7 +25,7 @@ async def canary_rollout(
     Args:
         target: What to change: a Deployment Target block, or the name of a saved one.
         candidate: Id of a deployment, or a spec of one to create.
-        plan: Steps, times and how sure to be.
+        plan: Steps, times and how sure to be; with a golden set, that is sent to both versions instead of steps.
         approval: Ask a person before the promotion. None: do not ask.
         note: Why this is done; kept in the record.
 
@@ -36,4 +37,6 @@ async def canary_rollout(
         RolloutInProgress: The endpoint has an open rollout of something else. Nothing was changed.
         StaleEpoch: A newer rollout took the endpoint over; this one left it alone from then on.
     """
+    if plan.golden_set is not None:
+        return await rollout_by_golden_set(target, candidate, plan, approval=approval, note=note)
     return await run_rollout(target, candidate, plan, kind="canary", approval=approval, note=note)

@@ -8,7 +8,8 @@
     GET    /v1/deployments/{id}/logs?tail=100    {"lines": [...]}
     GET    /v1/deployments/{id}/activity         {"idle_seconds": s | null, "in_flight": n}
     GET    /v1/endpoints
-    GET    /v1/endpoints/{name}                  PUT {"arms": [...], "sticky_header", "expected_epoch"}, DELETE
+    GET    /v1/endpoints/{name}                  PUT {"arms": [...], "sticky_header", "shadow",
+                                                 "expected_epoch"}, DELETE
     PUT    /v1/endpoints/{name}/weights          {"weights": {arm: percent}, "expected_epoch": n | null}
     GET    /v1/arms                              without any secret
     PUT    /v1/arms/{id}                         a RemoteArm: a deployment at a provider; twice is the same as once
@@ -226,7 +227,9 @@ class _Endpoints:
 
     async def put(self, request: Request) -> Response:
         body = await _body(request, EndpointBody)
-        endpoint = self._endpoints.put(request.path_params["name"], body.arms, body.sticky_header, body.expected_epoch)
+        endpoint = self._endpoints.put(
+            request.path_params["name"], body.arms, body.sticky_header, body.expected_epoch, body.shadow
+        )
         await self._node.routing.publish()
         return JSONResponse(endpoint.model_dump(mode="json"))
 

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from prefect_modeldeploy.deployments import Autoscaling
 from prefect_modeldeploy.local.supervisor import MAX_REPLICAS
+from prefect_modeldeploy.traffic.endpoint import Shadow
 
 
 class _Body(BaseModel):
@@ -20,10 +21,11 @@ class ScaleBody(_Body):
 
 
 class EndpointBody(_Body):
-    """The arms of an endpoint: objects with name, upstream and weight."""
+    """The arms of an endpoint: objects with name, upstream and weight; and who gets copies, if anybody."""
 
     arms: list[dict[str, Any]]
     sticky_header: str | None = None
+    shadow: Shadow | None = None
     expected_epoch: int | None = Field(None, ge=0)
 
 

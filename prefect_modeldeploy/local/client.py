@@ -160,6 +160,7 @@ class NodeClient:
         body = {
             "arms": [arm.model_dump(mode="json") for arm in endpoint.arms],
             "sticky_header": endpoint.sticky_header,
+            "shadow": endpoint.shadow and endpoint.shadow.model_dump(mode="json"),
             "expected_epoch": expected_epoch,
         }
         return Endpoint.model_validate(await self._call("PUT", f"/v1/endpoints/{_quoted(endpoint.name)}", json=body))

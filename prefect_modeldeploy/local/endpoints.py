@@ -12,7 +12,7 @@ from prefect_modeldeploy.local.refusals import Refused, invalid
 from prefect_modeldeploy.local.store import Mode, Store
 from prefect_modeldeploy.local.supervisor import Supervisor
 from prefect_modeldeploy.local.views import takes_traffic
-from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm
+from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm, Shadow
 
 
 class Endpoints:
@@ -33,14 +33,25 @@ class Endpoints:
         return self._endpoints[name]
 
     def put(
-        self, name: str, arms: Sequence[Mapping[str, Any]], sticky: str | None, expected_epoch: int | None
+        self,
+        name: str,
+        arms: Sequence[Mapping[str, Any]],
+        sticky: str | None,
+        expected_epoch: int | None,
+        shadow: Shadow | None = None,
     ) -> Endpoint:
         """Create an endpoint or replace its arms; the epoch stays."""
         former = self._endpoints.get(name)
         epoch = former.epoch if former else 0
         _check_epoch(name, epoch, expected_epoch)
         try:
-            new = Endpoint(name=name, arms=tuple(EndpointArm(**arm) for arm in arms), epoch=epoch, sticky_header=sticky)
+            new = Endpoint(
+                name=name,
+                arms=tuple(EndpointArm(**arm) for arm in arms),
+                epoch=epoch,
+                sticky_header=sticky,
+                shadow=shadow,
+            )
         except ValidationError as error:
             raise invalid(error) from None
         shares = {arm.upstream: arm.weight for arm in former.arms} if former else {}

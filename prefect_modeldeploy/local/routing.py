@@ -11,7 +11,9 @@ from prefect_modeldeploy.errors import GatewayError
 from prefect_modeldeploy.local.home import Home
 from prefect_modeldeploy.local.store import Store
 from prefect_modeldeploy.traffic.activator import Activator
+from prefect_modeldeploy.traffic.comparer import Comparer
 from prefect_modeldeploy.traffic.dataplane import DataPlane
+from prefect_modeldeploy.traffic.endpoint import Shadow
 from prefect_modeldeploy.traffic.gateway import Gateway
 from prefect_modeldeploy.traffic.windows import EndpointWindow, WindowStore
 
@@ -22,11 +24,12 @@ _RETRY_SECONDS = 1.0
 _COUNT_SECONDS = 10.0
 _GATHER_SECONDS = 0.02
 """Changes that come together are told to the proxy together: a new deployment costs it a reload."""
-_GATEWAY_PORT, _ACTIVATOR_PORT = "gateway_port", "activator_port"
+_GATEWAY_PORT, _ACTIVATOR_PORT, _COMPARER_PORT = "gateway_port", "activator_port", "comparer_port"
 
 _log = logging.getLogger(__name__)
 
 State = Callable[[], DataPlane]
+Address = tuple[str, int]
 Wake = Callable[[str], Awaitable[tuple[str, int]]]
 Alarm = Callable[[str, int], None]
 
@@ -47,6 +50,7 @@ class Routing:
         self._home, self._store, self._wanted_port = home, store, gateway_port
         self._state, self._alarm = state, alarm
         self._activator = Activator(wake, hold_seconds=HOLD_SECONDS)
+        self._comparer = Comparer(home.gateway, self._shadow_of)
         self._windows = WindowStore(store.connection)
         self._gateway: Gateway | None = None
         self._applied: DataPlane | None = None
@@ -56,11 +60,14 @@ class Routing:
 
     async def start(self) -> None:
         """Start the proxy, or adopt the one that a killed node left. Raises GatewayError."""
-        activator = await self._start_activator()
+        hops = (
+            await self._start_hop(self._activator, _ACTIVATOR_PORT),
+            await self._start_hop(self._comparer, _COMPARER_PORT),
+        )
         port = self._wanted_port or int(self._store.get(_GATEWAY_PORT) or 0)
-        gateway = self._make_gateway(port, activator)
+        gateway = self._make_gateway(port, *hops)
         if not self._wanted_port and not _is_free(port) and not await gateway.healthy():
-            gateway = self._make_gateway(_free_port(), activator)
+            gateway = self._make_gateway(_free_port(), *hops)
         state = self._state()
         await gateway.start(state)
         self._gateway = gateway
@@ -77,6 +84,7 @@ class Routing:
         if self._gateway is not None:
             await self._gateway.stop()
         await self._activator.stop()
+        await self._comparer.stop()
 
     @property
     def url(self) -> str:
@@ -146,20 +154,27 @@ class Routing:
             raise GatewayError("the gateway has not been started")
         return self._gateway
 
-    def _make_gateway(self, port: int, activator: tuple[str, int]) -> Gateway:
+    def _make_gateway(self, port: int, activator: Address, comparer: Address) -> Gateway:
         return Gateway(
-            self._home.gateway, port=port or _free_port(), activator=activator, answer_timeout=HOLD_SECONDS + 30
+            self._home.gateway,
+            port=port or _free_port(),
+            activator=activator,
+            comparer=comparer,
+            answer_timeout=HOLD_SECONDS + 30,
         )
 
-    async def _start_activator(self) -> tuple[str, int]:
+    async def _start_hop(self, hop: Activator | Comparer, port: str) -> Address:
         """On the port that it had, so that a proxy which outlived the last node finds it again."""
-        remembered = int(self._store.get(_ACTIVATOR_PORT) or 0)
+        remembered = int(self._store.get(port) or 0)
         try:
-            address = await self._activator.start("127.0.0.1", remembered)
+            address = await hop.start("127.0.0.1", remembered)
         except OSError:
-            address = await self._activator.start("127.0.0.1", 0)
-        self._store.put(_ACTIVATOR_PORT, str(address[1]))
+            address = await hop.start("127.0.0.1", 0)
+        self._store.put(port, str(address[1]))
         return address
+
+    def _shadow_of(self, name: str) -> Shadow | None:
+        return next((endpoint.shadow for endpoint in self._state().endpoints if endpoint.name == name), None)
 
     async def _publish_whenever_dirty(self) -> None:
         while True:
@@ -182,6 +197,12 @@ class Routing:
                 await asyncio.sleep(0)
         for upstream, count in self._windows.take_alarms().items():
             self._alarm(upstream, count)
+            compared = self._comparer.take()
+            try:
+                self._windows.add(compared)
+            except BaseException:
+                self._comparer.give_back(compared)
+                raise
 
     async def _count_now_and_then(self) -> None:
         """Nobody may read for days, and the log must not wait for them."""

@@ -7,8 +7,10 @@ The node speaks our vocabulary already, so there is nothing to translate:
 | as ours         | the same       | READY | READY; SCALED_TO_ZERO (held)   |
 """
 
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -36,6 +38,12 @@ POLICY = RetryPolicy(attempts=5, total_seconds=5.0)
 
 PREDICT_TIMEOUT_SECONDS = 120.0
 """A request may be held while its model wakes."""
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Reading the authorities takes longer than a request."""
+    return httpx.create_ssl_context()
 
 
 class LocalClient(ServingClient):
@@ -93,7 +101,7 @@ class LocalClient(ServingClient):
         """Send one request through the gateway; `path` defaults to the raw JSON route, `predict`."""
         deployment = await self.get(deployment_id)
         url = f"{deployment.endpoint_url}/{(path or 'predict').lstrip('/')}"
-        async with httpx.AsyncClient(timeout=PREDICT_TIMEOUT_SECONDS, trust_env=False) as client:
+        async with httpx.AsyncClient(timeout=PREDICT_TIMEOUT_SECONDS, trust_env=False, verify=_tls()) as client:
             try:
                 answer = await client.post(url, json=payload)
             except httpx.TransportError as error:

@@ -30,7 +30,7 @@ def contents(record: RolloutRecord, points: Sequence[Point]) -> list[Section]:
     sections = [
         Section("Who, when, why", rows=tables.facts_table(record), header=False),
         Section("Steps", _steps_text(record), steps, notes=notes),
-        Section("What happened", _measured_text(points), plots=plots(record, points)),
+        Section("What happened", _measured_text(record, points), plots=plots(record, points)),
     ]
     if evidence:
         sections.append(Section("Evidence by metric", "Harm / safety at the end of each step.", evidence))
@@ -50,7 +50,9 @@ def _steps_text(record: RolloutRecord) -> str:
     )
 
 
-def _measured_text(points: Sequence[Point]) -> str:
+def _measured_text(record: RolloutRecord, points: Sequence[Point]) -> str:
+    if record.golden_set and not points:
+        return "A golden set was sent to both versions, beside the clients' requests: there is no traffic to plot."
     if not points:
         return "Nothing was measured, so there is nothing to plot."
     lines = (

@@ -42,7 +42,7 @@ def steps_table(record: RolloutRecord) -> list[Row]:
             "Harm": words.evidence(series.log_total(step.harm, weights)),
             "Safety": words.evidence(min(step.safe.values(), default=None)),
             "Lasted": words.duration(step.seconds),
-            "Why": words.plain(step.reason, 300),
+            "Why": ". ".join(filter(None, [words.plain(step.reason, 300), words.answers(step)])),
         }
         for step in record.steps
     ]
@@ -83,9 +83,16 @@ def plan_table(record: RolloutRecord) -> list[Row]:
     after = {"keep": "keep it", "scale_to_zero": "scale it to zero", "delete": "delete it"}
     rows = {
         "Steps": ", ".join(words.share(step) for step in plan.steps),
-        "Each step lasts at least": words.duration(plan.step_seconds),
+        "Golden set": f"{record.golden_set}, sent to both; no traffic moves before the promotion"
+        if record.golden_set
+        else "",
+        "Shadow": f"copies of {words.share(plan.shadow.share)} of the requests, at most "
+        f"{words.share(100 * plan.shadow.disagreement)} answered differently"
+        if plan.shadow
+        else "",
+        "Each step lasts at least": words.duration(plan.step_seconds) if plan.steps else "",
         "Undecided": f"{plan.on_undecided.replace('_', ' ')} after {words.duration(plan.deadline_seconds)}",
-        "Not judged after the first request": words.duration(plan.warm_up_seconds),
+        "Not judged after the first request": words.duration(plan.warm_up_seconds) if plan.steps else "",
         "Roll back at evidence of harm": f"{1 / judge.alpha:.4g} (a false alarm in at most {100 * judge.alpha:.4g} %)",
         "Promote at evidence of safety": f"{1 / judge.beta:.4g} (wrong in at most {100 * judge.beta:.4g} %)",
         "Tolerated": f"{points:.4g} percentage point{'' if points == 1 else 's'} more failures"
@@ -97,7 +104,7 @@ def plan_table(record: RolloutRecord) -> list[Row]:
         "Bake": f"{words.duration(plan.bake_seconds)} at {words.share(plan.full_weight)}" if plan.bake_seconds else "",
         "The former version": after[plan.former],
     }
-    chosen = rows | ends if record.kind == "canary" and plan.steps else ends
+    chosen = rows | ends if record.kind == "canary" and (plan.steps or record.golden_set) else ends
     return [{"Plan": name, "Value": value} for name, value in chosen.items() if value]
 
 
@@ -137,13 +144,16 @@ def _verdict(record: RolloutRecord, step: StepResult) -> str:
 
 def _column(record: RolloutRecord, index: int) -> str:
     step = record.steps[index]
-    name = "Bake" if words.baking(record, step) else f"Step {step.step + 1}"
+    name = "Golden set" if record.golden_set else f"Step {step.step + 1}"
+    name = "Bake" if words.baking(record, step) else name
     again = sum((s.step, s.weight) == (step.step, step.weight) for s in record.steps[:index])
     return f"{name}, look {again + 1}" if again else name
 
 
 def _step(record: RolloutRecord, step: StepResult) -> str:
-    return "bake" if words.baking(record, step) else f"{step.step + 1} of {len(record.plan.steps)}"
+    if words.baking(record, step):
+        return "bake"
+    return "golden set" if record.golden_set else f"{step.step + 1} of {len(record.plan.steps)}"
 
 
 def _pair(step: StepResult, name: str) -> str:

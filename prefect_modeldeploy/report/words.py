@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from prefect_modeldeploy.rollout.judging import settings_of
+from prefect_modeldeploy.rollout.judging import settings_for
 from prefect_modeldeploy.rollout.record import RolloutRecord, StepResult
 
 LONGEST = 1_000
@@ -71,6 +71,22 @@ def evidence(log: float | None) -> str:
     return f"{value:.3g}" if value >= 0.01 else "<0.01"
 
 
+def answers(step: StepResult) -> str:
+    """How good the answers of a step were: `canary right 95 of 100 (95 %), ...`; empty if nobody looked."""
+    canary, stable = step.canary_quality, step.stable_quality
+    told = []
+    for name, quality in (("canary", canary), ("stable", stable)):
+        if quality and quality.labelled:
+            told.append(f"{name} right {_part(quality.correct, quality.labelled)}")
+    if canary and canary.compared:
+        told.append(f"same answer {_part(canary.agreed, canary.compared)}")
+    return ", ".join(told)
+
+
+def _part(part: int, whole: int) -> str:
+    return f"{part:,} of {whole:,} ({100 * part / whole:.3g} %)"
+
+
 def metric(name: str) -> str:
     """A metric's name for people: `latency_p99` is `latency p99`."""
     return plain(name.replace("_", " "), 32) or "unnamed"
@@ -109,6 +125,8 @@ def headline(record: RolloutRecord) -> str:
 def baking(record: RolloutRecord, step: StepResult) -> bool:
     """Whether a result is that of the bake, which comes after the last step at a weight of its own."""
     steps = record.plan.steps
+    if record.golden_set and step.step == 0:
+        return False
     return not 0 <= step.step < len(steps) or step.weight != steps[step.step]
 
 
@@ -119,7 +137,7 @@ def thresholds(record: RolloutRecord) -> Mapping[str, float]:
 
 def weights(record: RolloutRecord) -> Mapping[str, float]:
     """What each metric counts in the average evidence of harm, by which the judge rolls back."""
-    return {metric.name: metric.weight for metric in settings_of(record.plan.judge).metrics}
+    return {metric.name: metric.weight for metric in settings_for(record).metrics}
 
 
 def latency(seconds: float) -> str:

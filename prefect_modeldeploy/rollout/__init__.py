@@ -12,7 +12,7 @@ from prefect_modeldeploy.rollout.machine import (
     reopened,
     step_over,
 )
-from prefect_modeldeploy.rollout.plan import CanaryPlan, JudgePlan
+from prefect_modeldeploy.rollout.plan import CanaryPlan, JudgePlan, ShadowPlan
 from prefect_modeldeploy.rollout.record import Actor, Outcome, Phase, RolloutRecord, StepResult
 from prefect_modeldeploy.rollout.timeline import ArmPoint, Point
 
@@ -26,6 +26,7 @@ __all__ = [
     "Phase",
     "Point",
     "RolloutRecord",
+    "ShadowPlan",
     "StepResult",
     "abort",
     "by_swap",

@@ -8,6 +8,8 @@ again, and doing an effect twice changes nothing.
         -shift-> SHIFTED -observe-> (next step: ATTACHED) ... JUDGED -approve-> APPROVED
         -fill-> FULL -bake-> BAKED -promote-> PROMOTED -retire_former-> RETIRED -end-> ENDED
 
+    without steps: ATTACHED -approve-> ...; with a golden set: ATTACHED -observe-> JUDGED -approve-> ...
+
     where the plan wants the provider's own promotion (the provider may change the stable deployment itself, so that
     there is no way back from then on: a failure leaves all the traffic on the canary, and `by_swap` settles for that):
         BAKED -clear-> CLEARED -hand_over-> HANDED_OVER -promote-> PROMOTED
@@ -118,7 +120,7 @@ def next_effect(record: RolloutRecord) -> Effect | None:
         return None
     effect = _FORWARD[record.phase]
     if effect is Effect.SHIFT and not record.plan.steps:
-        return Effect.APPROVE
+        return Effect.OBSERVE if record.golden_set else Effect.APPROVE
     if record.phase is Phase.BAKED and record.plan.promote == "native":
         return Effect.CLEAR
     return effect
@@ -150,10 +152,11 @@ def judged(record: RolloutRecord, result: StepResult, now: datetime) -> RolloutR
     if result.decision == "promote":
         changes = {"phase": Phase.JUDGED, "reason": result.reason, "decided_by": result.decided_by}
         return record.model_copy(update=changes)
-    undecided = f"undecided after {record.plan.deadline_seconds:g} s: {result.reason}"
+    late = expired(record, now)
+    undecided = f"undecided after {f'{record.plan.deadline_seconds:g} s' if late else 'all examples'}: {result.reason}"
     if record.plan.on_undecided == "hold":
         return record.model_copy(update={"phase": Phase.RETIRED, "outcome": "held", "reason": undecided})
-    return abort(record, undecided, decided_by="deadline")
+    return abort(record, undecided, decided_by="deadline" if late else result.decided_by)
 
 
 def abort(record: RolloutRecord, reason: str, *, decided_by: str | None = None) -> RolloutRecord:
@@ -194,16 +197,21 @@ def expired(record: RolloutRecord, now: datetime) -> bool:
     return (now - record.started_at).total_seconds() >= record.plan.deadline_seconds
 
 
-def step_over(record: RolloutRecord, decision: str, now: datetime) -> bool:
+def step_over(record: RolloutRecord, decision: str, now: datetime, measured_until: datetime | None = None) -> bool:
     """Whether the step in progress ends, given what the judge says now.
 
-    A step ends at once on harm; else not before its time. The last one waits for proof, until the deadline.
+    A step ends at once on harm; else not before its time has passed and been measured, up to `measured_until` (None:
+    up to now). The last one waits for proof, until the deadline.
     """
     assert record.step_started_at is not None, "a step is observed after its shift"
-    elapsed = (now - record.step_started_at).total_seconds()
+    seconds = record.plan.bake_seconds if record.phase is Phase.FULL else record.plan.step_seconds
+    if decision == "roll_back":
+        return True
+    if expired(record, now):  # a bake still gets its time, but does not wait for measurements that do not come
+        return record.phase is not Phase.FULL or (now - record.step_started_at).total_seconds() >= seconds
+    if (min(now, measured_until or now) - record.step_started_at).total_seconds() < seconds:
+        return False
     if record.phase is Phase.FULL:
-        return decision == "roll_back" or elapsed >= record.plan.bake_seconds
-    if decision == "roll_back" or expired(record, now):
         return True
     last = record.step + 1 == len(record.plan.steps)
-    return elapsed >= record.plan.step_seconds and (decision == "promote" or not last)
+    return decision == "promote" or not last

@@ -1,8 +1,11 @@
 """What a person decides before a rollout starts."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from prefect_modeldeploy.traffic.answers import Example
 
 Percent = Annotated[float, Field(gt=0, le=100, multiple_of=0.01)]
 
@@ -26,6 +29,27 @@ class JudgePlan(BaseModel):
     latency_tolerance: float = Field(
         1.25, ge=1, description="Slowness that is tolerated, as a factor: 1.25 allows 25 % more time."
     )
+    accuracy_margin: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="Difference in the share of wrong answers to a golden set that is tolerated, as a fraction.",
+    )
+    tolerance: float = Field(
+        1e-6, ge=0, lt=1, description="Relative difference of numbers that are the same answer all the same."
+    )
+
+
+class ShadowPlan(BaseModel):
+    """Copies of requests to the canary, whose answers are compared with stable's and never returned."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    share: Percent = Field(description="Share of the requests that both versions get, in percent.")
+    disagreement: float = Field(
+        0.05, gt=0, lt=1, description="Share of different answers that is tolerated, as a fraction."
+    )
+    ignore: tuple[str, ...] = Field((), description="Keys of JSON objects that are not compared, such as a request id.")
 
 
 class CanaryPlan(BaseModel):
@@ -72,6 +96,14 @@ class CanaryPlan(BaseModel):
     failed_canary: Literal["keep", "scale_to_zero", "delete"] = Field(
         "delete", description="What becomes of a canary that this rollout created and rolled back."
     )
+    golden_set: tuple[Example, ...] | Path | None = Field(
+        None,
+        description="Labelled requests that are sent to both versions instead of moving traffic by steps: examples, or "
+        "the path of a JSON Lines file of them where the flow runs. None: the clients' own requests are judged.",
+    )
+    shadow: ShadowPlan | None = Field(
+        None, description="Send copies of some requests to the canary while the steps last, and judge the agreement."
+    )
     poll_seconds: float = Field(1.0, gt=0, le=60, description="Seconds between looks at the measurements.")
     judge: JudgePlan = Field(default_factory=JudgePlan, description="How sure to be, and what to tolerate.")
 
@@ -84,6 +116,8 @@ class CanaryPlan(BaseModel):
     def _rising(self) -> Self:
         if any(later <= earlier for earlier, later in zip(self.steps, self.steps[1:], strict=False)):
             raise ValueError(f"steps={list(self.steps)}: every step must be larger than the one before")
+        if self.golden_set is not None and self.shadow is not None:
+            raise ValueError("shadow: a golden set is judged without the clients' requests; choose one of the two")
         if self.steps and len(self.steps) * self.step_seconds > self.deadline_seconds:
             raise ValueError(
                 f"deadline_seconds={self.deadline_seconds:g}: {len(self.steps)} steps of {self.step_seconds:g} s "

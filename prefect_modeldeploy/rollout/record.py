@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_modeldeploy.deployments import DeploymentSpec
+from prefect_modeldeploy.measurements import Quality
 from prefect_modeldeploy.rollout.plan import CanaryPlan
 
 Outcome = Literal["promoted", "rolled_back", "held"]
@@ -62,6 +63,8 @@ class StepResult(BaseModel):
     harm: dict[str, float] = Field(default_factory=dict, description="ln of the evidence of harm, by metric.")
     safe: dict[str, float] = Field(default_factory=dict, description="ln of the evidence of safety, by metric.")
     decided_by: str | None = Field(None, description="The metric that decided.")
+    canary_quality: Quality | None = Field(None, description="How good the canary's answers were, if that was seen.")
+    stable_quality: Quality | None = Field(None, description="The same of the stable version.")
 
 
 class RolloutRecord(BaseModel):
@@ -85,6 +88,9 @@ class RolloutRecord(BaseModel):
     who: Actor
     why: str = ""
     plan: CanaryPlan
+    golden_set: str | None = Field(
+        None, description="Digest of the labelled requests that it is judged by; they themselves are never kept."
+    )
     spec: DeploymentSpec | None = Field(None, description="Set when the rollout creates the canary itself.")
     stable: str | None = Field(None, description="Deployment that served before; None if there was none.")
     canary: str = Field(description="Deployment that is rolled out; the spec's name until it is created.")

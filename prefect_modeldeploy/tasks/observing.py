@@ -6,12 +6,14 @@ from datetime import UTC, datetime
 
 import anyio
 
-from prefect_modeldeploy.errors import StaleEpoch
+from prefect_modeldeploy.errors import ProviderError, StaleEpoch
 from prefect_modeldeploy.measurements import Arm, Window
 from prefect_modeldeploy.rollout import RolloutRecord, judged, step_over
 from prefect_modeldeploy.rollout.judging import judge_of, step_result
+from prefect_modeldeploy.sources import MetricSource
 from prefect_modeldeploy.target import DeploymentTarget, router_of
 from prefect_modeldeploy.tasks._pair import pair
+from prefect_modeldeploy.tasks._sources import source_of
 from prefect_modeldeploy.traffic.router import TrafficRouter
 from prefect_modeldeploy.traffic.windows import EndpointWindow
 
@@ -24,8 +26,9 @@ SAY_EVERY_SECONDS = 5.0
 async def _aobserve_traffic(target: DeploymentTarget | str, record: RolloutRecord) -> RolloutRecord:
     """Judge what the arms experience until the step in progress is over.
 
-    A reader that dies loses nothing: the measurements are kept by the gateway, and the record's cursor says up to
-    where they were judged.
+    A reader that dies loses nothing: the measurements are kept by their source (the gateway, or what the target's
+    `metrics` name), and the record's cursor says up to where they were judged. A step lasts as long as was measured of
+    it: while the source is silent the weights stay, until the deadline.
 
     Args:
         target: Block, or name of a saved one.
@@ -39,20 +42,29 @@ async def _aobserve_traffic(target: DeploymentTarget | str, record: RolloutRecor
     """
     target = await DeploymentTarget.resolve(target)
     logger, said = target.credentials.logger, time.monotonic()
-    async with router_of(target) as (router, _):
-        history = await history_of(router, record) if record.judge_state is None else ()
-        judge, seen = judge_of(record, history), list[Window]()
-        verdict, cursor = judge.verdict(), record.cursor
+    async with router_of(target) as (router, _), source_of(target, router, record) as source:
+        judge, seen = judge_of(record), list[Window]()
+        knows_usual = record.judge_state is not None
+        verdict, cursor, measured_until = judge.verdict(), record.cursor, 0.0
         while True:
             await _still_ours(router, record)
-            windows, cursor = await router.windows(record.endpoint, after=cursor)
+            try:
+                if not knows_usual:
+                    judge, knows_usual = judge_of(record, await history_of(source, record)), True
+                windows, cursor = await source.windows(cursor)
+                measured_until = source.settled(cursor)
+            except ProviderError as error:  # what is not measured is no evidence; the weights stay meanwhile
+                logger.warning(
+                    "%s stays at %g %%, it cannot be measured now: %s", record.candidate, record.weight, error
+                )
+                windows = []
             for window in judgeable(record, windows):
                 verdict = judge.observe(window)
                 seen.append(window)
                 if verdict.decision == "roll_back":
                     break
             now = datetime.now(UTC)
-            if step_over(record, verdict.decision, now):
+            if step_over(record, verdict.decision, now, datetime.fromtimestamp(measured_until, UTC)):
                 after = record.model_copy(update={"cursor": cursor, "judge_state": judge.state()})
                 result = step_result(record, verdict, seen, now)
                 logger.info("%s at %g %%: %s (%s)", record.candidate, record.weight, result.decision, result.reason)
@@ -72,14 +84,19 @@ async def _still_ours(router: TrafficRouter, record: RolloutRecord) -> None:
 def judgeable(record: RolloutRecord, windows: Sequence[EndpointWindow]) -> list[Window]:
     """The windows that count: both arms were asked for, and the canary had warmed up by the plan's rule."""
     begin = record.judged_from.timestamp() if record.judged_from else 0.0
-    found = [w.to_window() for w in windows if w.start >= begin and 0 < w.weights.get("canary", 0.0) < 100]
+    found = [w.to_window() for w in windows if w.start >= begin and _is_split(w)]
     return [window for window in found if window is not None]
 
 
-async def history_of(router: TrafficRouter, record: RolloutRecord) -> list[Arm]:
+def _is_split(window: EndpointWindow) -> bool:
+    """Only the gateway knows the weights of its windows; other sources tell what both arms got, whatever it was."""
+    return not window.weights or 0 < window.weights.get("canary", 0.0) < 100
+
+
+async def history_of(source: MetricSource, record: RolloutRecord) -> list[Arm]:
     """What the stable version experienced before this rollout, window by window, its own warm-up left out."""
     end = record.started_at.timestamp()
-    windows, _ = await router.windows(record.endpoint, since=end - HISTORY_SECONDS)
+    windows = await source.history(end - HISTORY_SECONDS)
     begin = windows[0].start + record.plan.warm_up_seconds if windows else 0.0
     usual = [window for window in windows if window.start >= begin and window.end <= end]
     arms = [window.arms["stable"].to_arm() for window in usual if "stable" in window.arms]

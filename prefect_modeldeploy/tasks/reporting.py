@@ -11,6 +11,7 @@ from prefect_modeldeploy.rollout import Point, RolloutRecord
 from prefect_modeldeploy.rollout.judging import judge_of, point_of
 from prefect_modeldeploy.target import DeploymentTarget, router_of
 from prefect_modeldeploy.tasks._pair import pair
+from prefect_modeldeploy.tasks._sources import source_of
 from prefect_modeldeploy.tasks.observing import history_of, judgeable
 
 
@@ -40,15 +41,23 @@ async def _areport_rollout(target: DeploymentTarget | str, record: RolloutRecord
 async def _points(target: DeploymentTarget, record: RolloutRecord) -> list[Point]:
     if record.start_cursor is None:
         return []
-    async with router_of(target) as (router, _):
-        judge = judge_of(record.model_copy(update={"judge_state": None}), await history_of(router, record))
-        windows, _ = await router.windows(record.endpoint, after=record.start_cursor)
-        later, _ = await router.windows(record.endpoint, after=record.cursor)
+    async with router_of(target) as (router, _), source_of(target, router, record) as source:
+        judge = judge_of(record.model_copy(update={"judge_state": None}), await history_of(source, record))
+        windows, _ = await source.windows(record.start_cursor)
+        later, _ = await source.windows(record.cursor)
     unjudged = {window.id for window in later}
     windows = [window for window in windows if window.id not in unjudged]
     ends = {window.id: window.end for window in windows}
     start = record.started_at.timestamp()
-    return [point_of(w, judge.observe(w), ends[w.id] - start) for w in judgeable(record, windows)]
+    points = [point_of(w, judge.observe(w), ends[w.id] - start) for w in judgeable(record, windows)]
+    return [
+        point if point.weight else point.model_copy(update={"weight": _weight(record, point.at)}) for point in points
+    ]
+
+
+def _weight(record: RolloutRecord, at: float) -> float:
+    """What the canary was asked to get at a time, for windows that do not say it themselves."""
+    return next((step.weight for step in record.steps if step.at is not None and at <= step.at), 0.0)
 
 
 report_rollout, areport_rollout = pair(_areport_rollout)

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from prefect_modeldeploy.errors import NotFound
+from prefect_modeldeploy.rollout import CanaryPlan
 from prefect_modeldeploy.target import DeploymentTarget, register_arms, router_of
 from prefect_modeldeploy.tasks._pair import pair
-from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm
+from prefect_modeldeploy.tasks._sources import source_of
+from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm, Shadow
 
 
 class Claim(NamedTuple):
@@ -50,7 +52,10 @@ async def _aset_traffic(
 
 
 async def _aset_arms(
-    target: DeploymentTarget | str, arms: Mapping[str, tuple[str, float]], expected_epoch: int | None = None
+    target: DeploymentTarget | str,
+    arms: Mapping[str, tuple[str, float]],
+    expected_epoch: int | None = None,
+    shadow: Shadow | None = None,
 ) -> Endpoint:
     """Say which deployments are behind an endpoint; creates the endpoint if there is none.
 
@@ -58,6 +63,7 @@ async def _aset_arms(
         target: Block, or name of a saved one.
         arms: Deployment id and percent by arm, e.g. `{"stable": ("fraud-7", 100)}`.
         expected_epoch: As for `set_traffic`.
+        shadow: Which arm gets copies of some requests. None: none does.
 
     Raises:
         InvalidInput: The gateway does not trust a provider's certificate, or cannot get a token for it.
@@ -67,6 +73,7 @@ async def _aset_arms(
         wanted = Endpoint(
             name=name,
             arms=tuple(EndpointArm(name=arm, upstream=id, weight=weight) for arm, (id, weight) in arms.items()),
+            shadow=shadow,
         )
         return await router.put_endpoint(wanted, expected_epoch=expected_epoch)
 
@@ -77,12 +84,21 @@ async def _aclaim_endpoint(target: DeploymentTarget | str) -> Claim:
     Args:
         target: Block, or name of a saved one.
     """
+    target = await DeploymentTarget.resolve(target)
     async with router_of(target) as (router, name):
         try:
             epoch = await router.claim(name)
         except NotFound:
             return Claim(0, None)
-        return Claim(epoch, await router.cursor(name))
+        async with source_of(target, router) as source:
+            return Claim(epoch, await source.cursor())
+
+
+def shadow_of(plan: CanaryPlan) -> Shadow | None:
+    """A plan's shadow, as an endpoint has it."""
+    if plan.shadow is None:
+        return None
+    return Shadow(share=plan.shadow.share, tolerance=plan.judge.tolerance, ignore=plan.shadow.ignore)
 
 
 get_traffic, aget_traffic = pair(_aget_traffic)

@@ -6,8 +6,8 @@ Fields, separated by one space, `-` where there is none:
 
 `start` (head read) and `end` (last byte of the answer sent) are microseconds since the epoch; `split` is what was asked
 for when the arm was chosen, `stable=9000,canary=1000` in steps of 0.01 %; it ends in `~` when a sticky header chose the
-arm, in `!` when a header named it; `termination` is HAProxy's two letters (its manual, section 8.5); `generation` tells
-apart the workers that wrote the line.
+arm, in `!` when a header named it, in `^` when the request was shadowed; `termination` is HAProxy's two letters (its
+manual, section 8.5); `generation` tells apart the workers that wrote the line.
 """
 
 from collections.abc import Iterable
@@ -18,8 +18,8 @@ from prefect_modeldeploy.measurements import bucket_of
 
 ACCESS_LOG = "access.log"
 
-STICKY, FORCED = "~", "!"
-"""End of a split whose arm was not chosen at random: by the hash of a sticky header, by name."""
+STICKY, FORCED, SHADOWED = "~", "!", "^"
+"""End of a split whose arm was not chosen at random: by the hash of a sticky header, by name, as it was shadowed."""
 
 _FIELDS = 7
 
@@ -38,6 +38,7 @@ class Kind:
     termination: str
     retries: int
     forced: bool
+    shadowed: bool = False
 
 
 @dataclass(slots=True)
@@ -99,13 +100,14 @@ def _kind(generation: str, rest: str) -> Kind | None:
             generation=generation,
             endpoint=_or_none(endpoint),
             arm=_or_none(arm),
-            split=split.rstrip(FORCED) or None,
+            split=split.rstrip(FORCED + SHADOWED) or None,
             upstream=upstream if upstream.lower() == upstream else None,  # upper case: one of our own
             server=_or_none(server.replace("<NOSRV>", "-")),
             status=int(status),
             termination=termination,
             retries=int(retries.lstrip("+")),
             forced=split.endswith(FORCED),
+            shadowed=split.endswith(SHADOWED),
         )
     except ValueError:
         return None

@@ -95,6 +95,20 @@ class EndpointArm(_Model):
         return _check_step(weight)
 
 
+class Shadow(_Model):
+    """A sampled share of the requests goes to another arm too; the answers are compared, and its own never returned."""
+
+    arm: Name = Field("canary", description="The arm that gets copies; the first other one answers.")
+    share: float = Field(gt=0, le=100, description="Percent of the endpoint's requests, in steps of 0.01.")
+    tolerance: float = Field(1e-6, ge=0, lt=1, description="Relative difference of numbers that agree all the same.")
+    ignore: tuple[str, ...] = Field((), description="Keys of JSON objects that are not compared, such as a request id.")
+
+    @field_validator("share")
+    @classmethod
+    def _steps(cls, share: float) -> float:
+        return _check_step(share)
+
+
 class Endpoint(_Model):
     """The stable address that clients call, and who answers there."""
 
@@ -109,12 +123,16 @@ class Endpoint(_Model):
         description="Requests with the same value of this header go to the same arm (while the weights stay).",
     )
 
+    shadow: Shadow | None = Field(None, description="Off by default.")
+
     @model_validator(mode="after")
     def _whole(self) -> Self:
         names = [arm.name for arm in self.arms]
         if len(set(names)) != len(names):
             raise ValueError(f"arms={names}: every arm needs a name of its own")
         check_weights({arm.name: arm.weight for arm in self.arms})
+        if self.shadow and (self.shadow.arm not in names or len(names) < 2):
+            raise ValueError(f"shadow.arm={self.shadow.arm!r}: must be one of two arms or more, there are {names}")
         return self
 
     @property
@@ -130,7 +148,7 @@ class Endpoint(_Model):
                 f"weights={dict(weights)}: {self.name} has no arm {sorted(unknown)}, only {list(self.weights)}"
             )
         arms = tuple(EndpointArm(name=a.name, upstream=a.upstream, weight=weights.get(a.name, 0.0)) for a in self.arms)
-        return Endpoint(name=self.name, arms=arms, epoch=self.epoch, sticky_header=self.sticky_header)
+        return Endpoint(**{**dict(self), "arms": arms})
 
 
 def _check_step(weight: float) -> float:

@@ -44,6 +44,7 @@ class Gateway:
         answer_timeout: Seconds that an arm may be silent; must be above the activator's `hold_seconds`.
         threads: Of the proxy.
         log: False writes no access log, so there are no measurements. For benchmarks.
+        comparer: Address of the comparer, which endpoints with `shadow` need.
 
     Raises:
         GatewayError: The address would be open to others without certificate and key, or the key is malformed.
@@ -61,6 +62,7 @@ class Gateway:
         answer_timeout: float = 300.0,
         threads: int = 1,
         log: bool = True,
+        comparer: tuple[str, int] | None = None,
     ) -> None:
         if not is_loopback(host) and not (certificate and client_key):
             raise GatewayError(
@@ -71,7 +73,15 @@ class Gateway:
             raise GatewayError("client_key must be 16 or more of the characters A-Z a-z 0-9 - . _ ~ + /")
         self.directory = directory.absolute()
         self._settings = Settings(
-            host, port, activator, certificate and certificate.absolute(), client_key, answer_timeout, threads, log
+            host,
+            port,
+            activator,
+            certificate and certificate.absolute(),
+            client_key,
+            answer_timeout,
+            threads,
+            log,
+            comparer,
         )
         self._process = HaproxyProcess(self.directory)
         self._lock = asyncio.Lock()
@@ -210,6 +220,8 @@ class Gateway:
             self._running = None
 
     def _render(self, state: DataPlane) -> Rendered:
+        if self._settings.comparer is None and any(endpoint.shadow for endpoint in state.endpoints):
+            raise GatewayError("an endpoint has a shadow, and there is no comparer to send its requests to")
         return render(state, self._settings, generation=self.generation, draining=self._draining)
 
     def _forget_drained(self, state: DataPlane) -> None:

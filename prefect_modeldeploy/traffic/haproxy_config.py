@@ -26,11 +26,13 @@ from pathlib import Path
 import certifi
 from pydantic import SecretStr
 
-from prefect_modeldeploy.traffic.access_log import FORCED, STICKY
+from prefect_modeldeploy.traffic.access_log import FORCED, SHADOWED, STICKY
 from prefect_modeldeploy.traffic.dataplane import DataPlane
 from prefect_modeldeploy.traffic.endpoint import WHOLE, Endpoint, Server, Upstream
 
-ROUTES, SECRETS = "routes.map", "secrets.map"
+ROUTES, SECRETS, SHADOWS = "routes.map", "secrets.map", "shadows.map"
+DIRECT_SOCKET = "direct.sock"
+"""Where the comparer reaches upstreams by name, `/-/<upstream>/...`, as clients of the gateway do."""
 ACTIVATOR = "ACTIVATOR"
 """Name of the server that holds requests; names of ours are upper case, names of users never are."""
 
@@ -54,6 +56,7 @@ class Settings:
     answer_timeout: float = 300.0
     threads: int = 1
     log: bool = True
+    comparer: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,12 @@ def render(state: DataPlane, settings: Settings, *, generation: str, draining: f
         backend = _backend(upstream, settings, draining)
         shape += backend
         config += [*backend, *(f"  server {name} {line}" for name, line in servers[upstream.name].items())]
-    maps = {ROUTES: {e.name: route_of(e) for e in state.endpoints}, SECRETS: _secrets(state, settings)}
+    maps: dict[str, Mapping[str, str]] = {
+        ROUTES: {e.name: route_of(e) for e in state.endpoints},
+        SECRETS: _secrets(state, settings),
+    }
+    if shadows := {e.name: shadow_of(e) for e in state.endpoints if e.shadow}:
+        maps[SHADOWS] = shadows
     return Rendered("\n".join(config) + "\n", "\n".join(shape), maps, servers)
 
 
@@ -112,6 +120,14 @@ def route_of(endpoint: Endpoint) -> str:
         end += _steps(arm.weight)
         ends.append(f"{arm.name}={end}={arm.upstream}")
     return "|".join([split_of(endpoint), endpoint.sticky_header or "-", *ends])
+
+
+def shadow_of(endpoint: Endpoint) -> str:
+    """The value of an endpoint in `shadows.map`: the share in steps of 0.01 %, who answers, and who gets the copies."""
+    assert endpoint.shadow is not None
+    copied = next(arm for arm in endpoint.arms if arm.name == endpoint.shadow.arm)
+    answering = next(arm for arm in endpoint.arms if arm is not copied)
+    return "|".join([str(_steps(endpoint.shadow.share)), answering.name, answering.upstream, copied.upstream])
 
 
 def upstreams_of(route: str) -> set[str]:
@@ -242,6 +258,7 @@ def _defaults(settings: Settings) -> list[str]:
 
 
 def _frontend(state: DataPlane, settings: Settings) -> list[str]:
+    shadowed = any(endpoint.shadow for endpoint in state.endpoints)
     tls = f" ssl crt '{settings.certificate}' alpn h2,http/1.1" if settings.certificate else ""
     log_format = '"${GENERATION} %[var(txn.t0)] %[date(0,us)] %[var(txn.split)] %[var(txn.arm)] %b %s %ST %ts %rc"'
     return [
@@ -262,12 +279,61 @@ def _frontend(state: DataPlane, settings: Settings) -> list[str]:
         "  http-request set-var(txn.route) var(txn.name),map_str(routes.map) if { var(txn.name) -m found }",
         "  http-request set-path /%[path,field(3,/,0)] if { var(txn.route) -m found }",
         *_choice(state),
+        *(_sample() if shadowed else []),
         "  http-request del-header X-Modeldeploy-Arm",
         "  http-response set-header X-Modeldeploy-Arm %[var(txn.arm)] if { var(txn.arm) -m found }",
+        *(["  use_backend SHADOW if { var(txn.shadowed) -m found }"] if shadowed else []),
         "  use_backend %[var(txn.upstream)] if { var(txn.upstream) -m found }",
         "  default_backend UNKNOWN",
+        *(_shadow(settings) if shadowed else []),
+        *(_direct(settings, log_format) if settings.comparer else []),
         "backend UNKNOWN",
         _answer(404, {"error": "no such endpoint or deployment"}),
+    ]
+
+
+def _sample() -> list[str]:
+    """Rules that choose the requests which go to both arms. One that a header forces on an arm is none of them."""
+    shadow = "var(txn.shadow)"
+    sampled = f"{{ {shadow} -m found }} {{ {shadow},field(1,|),sub(txn.dice) -m int gt 0 }}"
+    told = "%[var(txn.split)] %[var(txn.shadow),field(3,|)] %[var(txn.shadow),field(4,|)]"
+    chosen = "if { var(txn.shadowed) -m found }"
+    return [
+        "  http-request del-header X-Modeldeploy-Shadow",
+        f"  http-request set-var(txn.dice) rand({WHOLE})",
+        f"  http-request set-var(txn.shadow) var(txn.name),map_str({SHADOWS}) if {{ var(txn.route) -m found }} "
+        "!{ var(txn.wanted) -m found }",
+        f"  http-request set-var(txn.shadowed) str(yes) if {sampled}",
+        f"  http-request set-var(txn.arm) {shadow},field(2,|) {chosen}",
+        f"  http-request set-var(txn.split) var(txn.split),concat({SHADOWED}) {chosen}",
+        f'  http-request set-header X-Modeldeploy-Shadow "{told}" {chosen}',
+    ]
+
+
+def _shadow(settings: Settings) -> list[str]:
+    """The way to the comparer. While it is gone, stable answers without it."""
+    assert settings.comparer is not None, "the gateway has refused this"
+    return [
+        "backend SHADOW",
+        "  timeout connect 200ms",
+        "  retry-on conn-failure",
+        "  http-request set-path /-/%[var(txn.shadow),field(3,|)]%[path]",
+        f"  server COMPARER {_address(*settings.comparer)} {CHECK}",
+        f"  server DIRECT unix@{DIRECT_SOCKET} backup",
+    ]
+
+
+def _direct(settings: Settings, log_format: str) -> list[str]:
+    """The comparer's way back. Always there: a worker that a reload has replaced may still send it requests."""
+    return [
+        "frontend DIRECT",
+        f"  bind unix@{DIRECT_SOCKET} mode 600",
+        *([f"  log-format {log_format}"] if settings.log else []),
+        "  http-request set-var(txn.t0) date(0,us)",
+        "  http-request del-header X-Modeldeploy-Shadow",
+        "  http-request set-var(txn.upstream) path,field(3,/)",
+        "  http-request set-path /%[path,field(4,/,0)]",
+        "  use_backend %[var(txn.upstream)]",
     ]
 
 

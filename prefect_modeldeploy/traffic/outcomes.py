@@ -14,6 +14,7 @@
 | held by the activator while the deployment woke | excluded `parked` | no |
 | ... and not answered in the end | excluded `parked_failed` | no |
 | the arm was forced by a header | excluded `forced`: the choice was not random | no |
+| sent to both arms (shadow) | excluded `shadowed`; what the copy came to is excluded `shadow_...` on its arm | no |
 | the proxy's own answers and errors | excluded `proxy` | no |
 
 A retried request counts once, by its last attempt. The letters are HAProxy's termination states (its manual,
@@ -44,6 +45,8 @@ FAILED = Outcome(True, failed=True)
 def outcome_of(request: Kind) -> Outcome:
     """Look a request up in the table above."""
     cause, phase = request.termination[:1], request.termination[1:2]
+    if request.shadowed:
+        return Outcome(False, excluded="shadowed")
     if request.arm is None or request.upstream is None:
         return Outcome(False, excluded="proxy")
     if request.forced:

@@ -15,7 +15,7 @@ from prefect_modeldeploy.errors import GatewayError
 from prefect_modeldeploy.traffic.access_log import ACCESS_LOG
 from prefect_modeldeploy.traffic.admin import SOCKET, AdminSocket, Workers
 from prefect_modeldeploy.traffic.binary import find_haproxy
-from prefect_modeldeploy.traffic.haproxy_config import LOG_FD, ROUTES, SECRETS, Rendered
+from prefect_modeldeploy.traffic.haproxy_config import DIRECT_SOCKET, LOG_FD, ROUTES, SECRETS, SHADOWS, Rendered
 
 CONFIG = "haproxy.cfg"
 MESSAGES = "haproxy.log"
@@ -74,7 +74,9 @@ class HaproxyProcess:
     def save(self) -> dict[Path, bytes]:
         """The files in place, for `restore`."""
         return {
-            path: path.read_bytes() for name in (CONFIG, ROUTES, SECRETS) if (path := self.directory / name).exists()
+            path: path.read_bytes()
+            for name in (CONFIG, ROUTES, SECRETS, SHADOWS)
+            if (path := self.directory / name).exists()
         }
 
     def restore(self, saved: Mapping[Path, bytes]) -> None:
@@ -89,7 +91,7 @@ class HaproxyProcess:
             GatewayError: It did not start (e.g. the port is taken), with its own words.
         """
         self.prepare()
-        for socket in (SOCKET, "worker.sock"):
+        for socket in (SOCKET, "worker.sock", DIRECT_SOCKET):
             (self.directory / socket).unlink(missing_ok=True)
         messages = self.directory / MESSAGES
         with contextlib.ExitStack() as files:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prefect_modeldeploy.measurements import Arm, Histogram, Window
+from prefect_modeldeploy.measurements import Arm, Histogram, Quality, Window
 from prefect_modeldeploy.traffic.access_log import STICKY, Kind, Times, read_lines, tally
 from prefect_modeldeploy.traffic.outcomes import ALARM, outcome_of
 from prefect_modeldeploy.traffic.sparse import give_back
@@ -89,7 +89,13 @@ class ArmCounts:
 
     def to_arm(self) -> Arm:
         """The same for the analysis."""
-        return Arm(self.requests, self.failures, Histogram(dict(self.latency)))
+        return Arm(self.requests, self.failures, Histogram(dict(self.latency)), self._agreement())
+
+    def _agreement(self) -> Quality | None:
+        """Of the copies that this arm got as a shadow; one that it failed to answer is no agreement."""
+        agreed = self.excluded["shadow_equal"] + self.excluded["shadow_close"]
+        compared = agreed + self.excluded["shadow_different"] + self.excluded["shadow_failed"]
+        return Quality(compared=compared, agreed=agreed) if compared else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +140,7 @@ class EndpointWindow:
         """
         empty = ArmCounts()
         ours, theirs = self.arms.get(canary, empty).to_arm(), self.arms.get(baseline, empty).to_arm()
-        if ours.requests + theirs.requests == 0:
+        if ours.requests + theirs.requests == 0 and ours.quality is None:
             return None
         share = self.weights[canary] / 100 if canary in self.weights and not self.sticky else None
         return Window(id=self.id, canary=ours, baseline=theirs, seconds=self.seconds, share=share)
@@ -179,6 +185,18 @@ class WindowStore:
         """How often each upstream refused its credentials (401, 403) in what was ingested since the last call."""
         taken, self._alarms = +self._alarms, Counter()
         return taken
+
+    def add(self, counts: Mapping[tuple[str, str, str], ArmCounts]) -> None:
+        """Keep what was counted elsewhere than in a log, by endpoint, split and arm."""
+        if not counts:
+            return
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            self._insert(counts)
+        except BaseException:
+            self._db.rollback()
+            raise
+        self._db.commit()
 
     def offset(self, log: Path) -> int:
         """Bytes of a log that have been counted."""

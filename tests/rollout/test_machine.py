@@ -194,6 +194,7 @@ def test_a_record_of_a_newer_version_is_still_read() -> None:
         ({"steps": [50, 10]}, "steps"),
         ({"steps": [0]}, "steps"),
         ({"steps": [101]}, "steps"),
+        ({"golden_set": "golden.jsonl", "shadow": {"share": 1}}, "shadow"),
         ({"steps": [0.001]}, "steps"),
         ({"steps": [1, 2], "step_seconds": 60, "deadline_seconds": 100}, "deadline_seconds"),
         ({"hold_back": 60}, "hold_back"),

@@ -24,3 +24,13 @@ broken = _failing(40)
 
 def cannot_load() -> None:
     """Not a model: see the source `versions:missing`."""
+
+
+def wrong_now_and_then(value: Any) -> Any:
+    """Answers, but not always what it was asked."""
+    return value if sum(value) % 5 else [0.5]
+
+
+def differs(value: Any) -> Any:
+    """Answers, always something else."""
+    return [number + 1 for number in value]
