@@ -38,6 +38,7 @@ def test_every_provider_is_here() -> None:
     assert {type(block) for block in BLOCKS} == set(get_args(Credentials))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: type(block).__name__)
 async def test_a_saved_target_comes_back_with_the_same_credentials(block: Block) -> None:
     name = type(block).__name__.lower()
@@ -56,6 +57,7 @@ async def _comes_back(credentials: Block) -> None:
     assert loaded.credentials.model_dump() == credentials.model_dump()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saved_before", [True, False], ids=["by reference", "inline"])
 @pytest.mark.parametrize(
     "metrics",
@@ -87,6 +89,7 @@ async def test_a_target_that_was_never_saved_is_named() -> None:
         await DeploymentTarget.resolve("nowhere")
 
 
+@pytest.mark.slow
 async def test_a_target_with_a_gateway_and_a_second_provider_comes_back_whole() -> None:
     gateway = Gateway(url="https://gateway.example", token=KEY, arms_ca_file="/etc/ssl/private-ca.pem")
     target = DeploymentTarget(

@@ -42,7 +42,7 @@ async def drive(record: RolloutRecord, perform: Perform, logger: Logger) -> Roll
 async def _step(record: RolloutRecord, effect: Effect, perform: Perform, logger: Logger) -> RolloutRecord:
     logger.debug("%s: %s", record.endpoint, effect)
     try:
-        after = await _unless_halted(perform(effect, record), record, logger)
+        after = await _unless_halted(perform(effect, record), effect, record, logger)
     except StaleEpoch:
         raise
     except Exception as error:
@@ -55,9 +55,15 @@ async def _step(record: RolloutRecord, effect: Effect, perform: Perform, logger:
     return await _journal.save(after)
 
 
-async def _unless_halted(work: Awaitable[RolloutRecord], record: RolloutRecord, logger: Logger) -> RolloutRecord:
-    """Do an effect of a rollout that can still be turned back, but let go of it when the red button is pressed."""
-    if not in_flight(record) or record.kind == "roll_back":
+async def _unless_halted(
+    work: Awaitable[RolloutRecord], effect: Effect, record: RolloutRecord, logger: Logger
+) -> RolloutRecord:
+    """Do an effect of a rollout that can still be turned back, but let go of it when the red button is pressed.
+
+    A provider's own promotion is not let go of: it may happen all the same.
+    """
+    by_provider = effect is Effect.PROMOTE and record.mode == "native"
+    if not in_flight(record) or by_provider or record.kind == "roll_back":
         return await work
     working = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(_red_button.until_pressed(logger))

@@ -195,14 +195,14 @@ class Routing:
             while lines:
                 lines = self._windows.ingest(self._running.logs)
                 await asyncio.sleep(0)
-        for upstream, count in self._windows.take_alarms().items():
-            self._alarm(upstream, count)
             compared = self._comparer.take()
             try:
                 self._windows.add(compared)
             except BaseException:
                 self._comparer.give_back(compared)
                 raise
+        for upstream, count in self._windows.take_alarms().items():
+            self._alarm(upstream, count)
 
     async def _count_now_and_then(self) -> None:
         """Nobody may read for days, and the log must not wait for them."""

@@ -6,8 +6,6 @@ halt`. Its text is the reason. Deleting the variable, or `modeldeploy allow`, re
 
 import asyncio
 
-import httpx
-from prefect.exceptions import PrefectHTTPStatusError
 from prefect.variables import Variable
 
 from prefect_modeldeploy.transport import Logger
@@ -30,7 +28,7 @@ async def until_pressed(logger: Logger) -> str:
         try:
             if reason := await pressed():
                 return reason
-        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+        except Exception as error:  # whatever it is, it must not turn a rollout back
             logger.warning("Prefect's server cannot be asked for %s: %s", VARIABLE, error)
         await asyncio.sleep(_LOOK_SECONDS)
 

@@ -60,6 +60,7 @@ async def test_what_answers_as_well_is_promoted_by_the_provider(
     assert "no traffic moves before the promotion" in report
 
 
+@pytest.mark.slow
 async def test_what_answers_worse_is_let_go_and_nothing_else_changes(
     hosted: tuple[RunningSandbox, DeploymentTarget], tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from tests.flows.conftest import QUICK, Site
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
+@pytest.mark.slow
 async def test_undecided_can_hold_the_split_for_a_person_who_rolls_it_back(site: Site) -> None:
     plan = QUICK.model_copy(update={"steps": (50,), "deadline_seconds": 3.0, "on_undecided": "hold"})
     record = await canary_rollout(site.target, site.spec("2"), plan)
@@ -28,6 +29,7 @@ async def test_undecided_can_hold_the_split_for_a_person_who_rolls_it_back(site:
     assert await site.arms() == {"stable": (f"{model}-1", 100.0)}
 
 
+@pytest.mark.slow
 async def test_a_promotion_can_be_rolled_back_and_forth(site: Site) -> None:
     model = site.target.model
     await promote_to_production(site.target, site.spec("2"))
@@ -37,6 +39,7 @@ async def test_a_promotion_can_be_rolled_back_and_forth(site: Site) -> None:
     assert await site.arms() == {"stable": (f"{model}-1", 100.0)}
 
 
+@pytest.mark.slow
 async def test_a_roll_back_that_cannot_be_done_is_an_error_and_changes_nothing(site: Site) -> None:
     async with client_of(site.target) as client:
         await client.create(site.spec("0", "missing"))
@@ -77,6 +80,7 @@ async def test_an_open_rollout_is_taken_up_again_with_its_evidence(site: Site) -
     assert answers.count
 
 
+@pytest.mark.slow
 async def test_another_candidate_has_to_wait_for_the_open_rollout(site: Site) -> None:
     record = await _stopped_in_the_middle(site)
     before = await site.endpoint()
@@ -117,6 +121,7 @@ async def _stopped_in_the_middle(site: Site) -> RolloutRecord:
     return await _journal.save(held.model_copy(update=changes))
 
 
+@pytest.mark.slow
 async def test_the_record_is_kept_in_a_variable_that_other_machines_can_read(site: Site) -> None:
     await promote_to_production(site.target, site.spec("2"))
     saved = await Variable.aget(f"modeldeploy_rollout__{site.target.endpoint}")

@@ -74,6 +74,7 @@ async def test_a_version_that_cannot_load_never_gets_a_request(site: Site) -> No
     assert list(await site.arms()) == ["stable"]
 
 
+@pytest.mark.slow
 async def test_without_traffic_there_is_no_verdict_and_the_plan_says_what_then(site: Site) -> None:
     plan = QUICK.model_copy(update={"deadline_seconds": 3.0})
     record = await canary_rollout(site.target, site.spec("2"), plan)
@@ -94,6 +95,7 @@ async def test_a_native_promotion_needs_a_provider_that_has_one(site: Site) -> N
     assert f"{site.target.model}-2" not in await site.deployments()
 
 
+@pytest.mark.slow
 async def test_harm_during_the_bake_brings_the_former_version_back(site: Site) -> None:
     async with await site.load() as answers:
         await site.history(answers)

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 PLAN = QUICK.model_copy(update={"shadow": ShadowPlan(share=30, disagreement=0.15)})
 
 
+@pytest.mark.slow
 async def test_a_version_that_answers_something_else_is_rolled_back(site: Site) -> None:
     async with await site.load() as answers:
         await site.history(answers)

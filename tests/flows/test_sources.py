@@ -67,6 +67,7 @@ async def test_what_prometheus_saw_promotes(site: Site) -> None:
     assert "was promoted" in Path(record.report or "").read_text()
 
 
+@pytest.mark.slow
 async def test_what_prometheus_saw_rolls_back(site: Site) -> None:
     async with prometheus(_scraper(site.target.model, failing=0.02)) as url:
         record = await canary_rollout(_measured_by(site, url), site.spec("2"), PLAN)

@@ -53,6 +53,7 @@ def _foundry(ready: dict[str, str]) -> dict[str, str]:
     return {f"FOUNDRY_{name.upper()}": ready[name] for name in ("base_url", "token")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "told"), [("1", "15 passed"), pytest.param("", "10 passed, 5 skipped", marks=pytest.mark.slow)]
 )

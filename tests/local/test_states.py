@@ -10,6 +10,7 @@ import pytest
 
 from prefect_modeldeploy.deployments import Autoscaling, Deployment, DeploymentStatus, DeploymentUpdate
 from prefect_modeldeploy.errors import Conflict, InvalidInput, NotFound
+from prefect_modeldeploy.traffic.admin import AdminSocket
 from tests.conftest import eventually
 from tests.local.conftest import MODELS, RunningNode, no_process
 
@@ -143,11 +144,21 @@ async def test_requests_that_come_while_the_last_replica_drains_are_held_and_ans
     slow = asyncio.create_task(node.predict(url, {"seconds": 1.5}))
     await eventually(lambda: _in_flight(node, "s-race"))
     await node.client.scale_deployment("s-race", replicas=0)
+    await eventually(lambda: _is_drained(node, "s-race"))
     late = await asyncio.gather(*(node.predict(url, {"seconds": 0}) for _ in range(8)))
     assert [answer.status_code for answer in late] == [200] * 8
     first = await slow
     assert first.status_code == 200
     assert first.json() not in {answer.json() for answer in late}, "a new replica answered those that came late"
+
+
+async def _is_drained(node: RunningNode, name: str) -> bool:
+    """Whether the proxy sends the replica nothing new."""
+    admin = AdminSocket(node.home.gateway)
+    workers = await admin.workers()
+    assert workers
+    assert workers.current
+    return any("DRAIN" in row["status"] for row in await admin.statistics(workers.current, name))
 
 
 async def _in_flight(node: RunningNode, name: str) -> bool:

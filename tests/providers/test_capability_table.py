@@ -20,6 +20,8 @@ from prefect_modeldeploy.traffic.router import SteppedRouter, TrafficRouter
 from tests.conftest import eventually
 from tests.flows.hosted import Hosted, hosted
 
+pytestmark = pytest.mark.slow
+
 Call = tuple[str, str]
 """Method and path of a vendor's call; `*` is anything."""
 

@@ -93,7 +93,7 @@ async def test_no_request_is_too_strange(scale_sandbox: RunningSandbox) -> None:
     headers = {"x-api-key": scale["api_key"], "x-selected-account-id": scale["account_id"]}
     statuses: dict[int, int] = {}
 
-    @settings(max_examples=600, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(data=st.data())
     def fuzz(data: st.DataObject) -> None:
         answer = data.draw(sendings(table, ids, fields, QUERIES)).send(http)

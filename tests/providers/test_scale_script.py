@@ -25,6 +25,7 @@ async def run(**variables: str) -> tuple[int | None, str]:
     return process.returncode, output.decode().strip()
 
 
+@pytest.mark.slow
 async def test_it_checks_the_key_saves_the_block_and_can_be_run_again() -> None:
     async with running_sandbox("scale") as sandbox:
         ready = sandbox["scale"]

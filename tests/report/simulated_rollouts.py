@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
+import pytest
 
 from prefect_modeldeploy.rollout.plan import CanaryPlan
 from prefect_modeldeploy.rollout.record import Actor, Phase, RolloutRecord, StepResult
@@ -211,3 +212,6 @@ ALL = {
     "without_steps": without_steps,
     "long": long,
 }
+
+NAMES = [name if name != "long" else pytest.param(name, marks=pytest.mark.slow) for name in ALL]
+"""For `parametrize`."""

@@ -8,7 +8,7 @@ from prefect_modeldeploy.report import report_markdown
 from prefect_modeldeploy.rollout.record import Actor
 
 from .reading import drawings, rendered, spaced, words_in
-from .simulated_rollouts import ALL, promoted, rolled_back, silent, without_steps
+from .simulated_rollouts import ALL, NAMES, promoted, rolled_back, silent, without_steps
 
 EVIL = (
     "</td><script>alert(1)</script> | a | b \\| c \\\\| `code` **bold** _em_ [x](javascript:alert(1)) "
@@ -17,7 +17,7 @@ EVIL = (
 SHOWN = EVIL.replace("\n", " ").replace("  ", " ")
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_rollout_renders_with_headline_sections_and_plots(name: str) -> None:
     record, points = ALL[name]()
     source = report_markdown(record, points)

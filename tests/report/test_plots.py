@@ -13,7 +13,7 @@ import pytest
 from prefect_modeldeploy.report.plots import Plot, plots
 
 from .reading import SVG, words_in
-from .simulated_rollouts import ALL, Traffic, held, promoted, rolled_back, silent, single_point, windows
+from .simulated_rollouts import ALL, NAMES, Traffic, held, promoted, rolled_back, silent, single_point, windows
 
 
 def parsed(plot: Plot) -> ET.Element:
@@ -24,7 +24,7 @@ def drawn(name: str) -> list[Plot]:
     return plots(*ALL[name]())
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name != "without_steps"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "without_steps"])
 def test_every_measured_rollout_has_the_four_plots_as_small_well_formed_svg(name: str) -> None:
     record, points = ALL[name]()
     assert name != "long" or len(points) > 2_500
@@ -126,6 +126,7 @@ def test_names_of_metrics_are_only_names() -> None:
     assert max(map(len, texts)) < 60
 
 
+@pytest.mark.slow
 def test_the_same_rollout_gives_the_same_bytes_in_every_process() -> None:
     code = (
         "import hashlib; from tests.report.simulated_rollouts import rolled_back;"

@@ -9,6 +9,8 @@ import sys
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from prefect_modeldeploy.local.programs.modeldeploy_replica.server import protocol_class
+
 MEGABYTE = 1 << 20
 
 
@@ -75,4 +77,6 @@ async def body(receive: Receive):
 if __name__ == "__main__":
     listener = socket.create_server(("127.0.0.1", int(sys.argv[2]) if len(sys.argv) > 2 else 0))
     print(listener.getsockname()[1], flush=True)
-    uvicorn.Server(uvicorn.Config(model(sys.argv[1]), log_level="error", lifespan="off")).run(sockets=[listener])
+    # As a replica: an answer that is cut off after its head could not be asked for again.
+    config = uvicorn.Config(model(sys.argv[1]), http=protocol_class(), log_level="error", lifespan="off")
+    uvicorn.Server(config).run(sockets=[listener])

@@ -84,6 +84,7 @@ async def test_a_header_forces_an_arm(start_gateway: StartGateway, models: Model
     assert (await ask(client, gateway, "/nowhere/x", headers=forced)).status_code == 404
 
 
+@pytest.mark.slow
 async def test_a_thousand_weight_changes_under_load_fail_no_request(
     start_gateway: StartGateway, models: Models
 ) -> None:
