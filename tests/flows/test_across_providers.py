@@ -1,8 +1,14 @@
 """Rollouts on hosted providers, through our gateway: real proxy, real node, emulated vendors."""
 
+import asyncio
+import contextlib
 import json
+import socket
+import ssl
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
@@ -25,6 +31,7 @@ from tests.flows.conftest import QUICK
 from tests.flows.test_secrets import database as database
 from tests.providers import baseten_kit, gradient_kit, scale_kit
 from tests.sandbox.kit import running_sandbox
+from tests.traffic.conftest import make_certificate
 from tests.traffic.load import load
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("database")]
@@ -166,3 +173,71 @@ async def test_a_canary_that_answers_in_another_shape_gets_no_traffic(site: Site
     assert "answer.echo is only there" in record.reason
     assert set(answers.by_arm) == {"stable"}
     assert await site.arms() == {"stable": (first, 100.0)}
+
+
+async def test_a_rollout_may_end_in_the_providers_own_promotion_which_may_be_a_copy(site: Site, tmp_path: Path) -> None:
+    target = site.target(arms_kit.baseten(site.sandbox), "sandbox-model", sample=SAMPLE)
+    first = await arms_kit.deployment(site, "baseten")
+    await promote_to_production(target, first)
+    plan = QUICK.model_copy(update={"promote": "native", "smoke_request": SAMPLE})
+    truss = baseten_kit.make_truss(tmp_path / "truss")
+    async with load(await site.url(), rate=200, body=BODY) as answers:
+        await eventually(lambda: answers.count > 300)
+        record = await canary_rollout(target, baseten_kit.spec_of(truss), plan)
+        assert record.outcome == "promoted", record.reason
+        seen = answers.count
+        await eventually(lambda: answers.count > seen + 50)
+    assert record.serving not in (None, first)
+    assert await site.arms() == {"stable": (record.serving, 100.0)}
+    async with client_of(target) as client:
+        assert (await client.get(str(record.serving))).environment == "production"
+    assert set(answers.failures) <= {"status 500"}, "the models' own"
+
+
+async def test_everything_may_go_over_tls_that_a_private_authority_vouches_for(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = make_certificate(tmp_path, "DNS:localhost")
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))  # for our client of the vendor; the node has `arms_ca_file`
+    plain = arms_kit.baseten(site.sandbox)
+    async with tls_in_front_of(plain.base_url, authority) as port:
+        urls = {
+            name: urlsplit(getattr(plain, name))._replace(scheme="https", netloc=f"localhost:{port}").geturl()
+            for name in ("base_url", "inference_url")
+        }
+        gateway = site.gateway.model_copy(update={"arms_ca_file": str(authority)})
+        target = site.target(plain.model_copy(update=urls), "sandbox-model", gateway=gateway)
+        first = await arms_kit.deployment(site, "baseten")
+        refused = await promote_to_production(target.model_copy(update={"gateway": site.gateway}), first)
+        assert (refused.outcome, "is not to be trusted" in refused.reason) == ("rolled_back", True)
+        await promote_to_production(target, first)
+        async with load(await site.url(), rate=100, body=BODY) as answers:
+            await eventually(lambda: answers.count > 300)
+            truss = baseten_kit.make_truss(tmp_path / "truss")
+            record = await canary_rollout(target, baseten_kit.spec_of(truss), QUICK)
+    assert record.outcome == "promoted", record.reason
+    assert set(answers.failures) <= {"status 500"}, "the models' own"
+    assert {arm["url"].partition(":")[0] for arm in await site.node.list_arms()} == {"https"}
+
+
+@asynccontextmanager
+async def tls_in_front_of(url: str, certificate: Path) -> AsyncIterator[int]:
+    """Take TLS off, and pass on what is in it; yields the port."""
+    there = urlsplit(url)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while piece := await reader.read(65536):
+                writer.write(piece)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream = await asyncio.open_connection(there.hostname, there.port)
+        await asyncio.gather(copy(reader, upstream[1]), copy(upstream[0], writer))
+
+    server = await asyncio.start_server(serve, "localhost", 0, ssl=context, family=socket.AF_INET)
+    yield server.sockets[0].getsockname()[1]
+    server.close()
