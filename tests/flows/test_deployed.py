@@ -19,7 +19,7 @@ from prefect_modeldeploy import DeploymentTarget
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -48,7 +48,7 @@ def deployed(environment: dict[str, str], tmp_path_factory: pytest.TempPathFacto
     call(environment, sys.executable, str(ROOT / "blocks" / "register.py"))
     call(environment, sys.executable, str(ROOT / "blocks" / "create_local.py"))
     prefect = str(BIN / "prefect")
-    call(environment, prefect, "work-pool", "create", "modeldeploy", "--type", "process")
+    call(environment, prefect, "work-pool", "create", "modeldeploy", "--type", "process", "--overwrite")
     file = str(ROOT / "flows" / "prefect.yaml")
     call(environment, prefect, "--no-prompt", "deploy", "--prefect-file", file, "--all", cwd=elsewhere)
     worker = subprocess.Popen([prefect, "worker", "start", "--pool", "modeldeploy"], env=environment, cwd=elsewhere)
