@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from prefect_modeldeploy.flows import Approval as Approval
     from prefect_modeldeploy.flows import canary_rollout as canary_rollout
     from prefect_modeldeploy.flows import promote_to_production as promote_to_production
+    from prefect_modeldeploy.flows import reconcile_rollouts as reconcile_rollouts
     from prefect_modeldeploy.flows import roll_back as roll_back
     from prefect_modeldeploy.flows import scale_to_zero as scale_to_zero
     from prefect_modeldeploy.flows import wake_up as wake_up
@@ -49,7 +50,15 @@ _HOMES = {
         "Resources",
     ),
     "errors": ("ModelDeployError",),
-    "flows": ("Approval", "canary_rollout", "promote_to_production", "roll_back", "scale_to_zero", "wake_up"),
+    "flows": (
+        "Approval",
+        "canary_rollout",
+        "promote_to_production",
+        "reconcile_rollouts",
+        "roll_back",
+        "scale_to_zero",
+        "wake_up",
+    ),
     "gateway": ("Gateway",),
     "providers": (
         "BasetenCredentials",

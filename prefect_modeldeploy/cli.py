@@ -4,7 +4,7 @@ import asyncio
 import json as json_text
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 from rich.console import Console
@@ -117,6 +117,78 @@ def allow() -> None:
 
     released = asyncio.run(_red_button.release())
     _out.print("rollouts may begin again" if released else "nothing was halted")
+
+
+@app.command
+def approve(
+    endpoint: Annotated[str, Parameter(help="Name of the endpoint whose rollout waits.")],
+    *,
+    decision: Annotated[
+        Literal["promote", "promote_fully", "skip", "extend", "roll_back"],
+        Parameter(
+            help="promote: go on. promote_fully: leave out all further steps. skip: leave out the next step, or the "
+            "bake. extend: watch for one step's time more, then ask again. roll_back: all traffic back to stable."
+        ),
+    ] = "promote",
+    comment: Annotated[str, Parameter(help="Why; kept in the record.")] = "",
+) -> None:
+    """Answer a rollout that waits for a person."""
+    from prefect_modeldeploy import orders
+
+    record = asyncio.run(orders.answer(endpoint, decision, comment))
+    _out.print(f"{endpoint}: {decision.replace('_', ' ')}, told to the rollout of {record.candidate}")
+
+
+@app.command
+def order(
+    endpoint: Annotated[str, Parameter(help="Name of the endpoint whose rollout is meant.")],
+    what: Annotated[
+        Literal["abort", "skip", "promote-fully"],
+        Parameter(
+            help="abort: all traffic back to stable. skip: leave out the rest of this step. promote-fully: leave out "
+            "all further steps; the bake is still watched."
+        ),
+    ],
+    *,
+    why: Annotated[str, Parameter(help="The reason; kept in the record.")] = "",
+) -> None:
+    """Tell a rollout that runs to turn back, or to go on faster."""
+    from prefect_modeldeploy import orders
+
+    record = asyncio.run(orders.order(endpoint, what, why))
+    _out.print(f"{endpoint}: {what}, told to the run that drives the rollout of {record.candidate}")
+
+
+@app.command(name="rollout")
+def show_rollout(
+    endpoint: Annotated[str, Parameter(help="Name of the endpoint.")],
+    *,
+    json: Json = False,
+) -> None:
+    """Show where the latest rollout of an endpoint stands, who started it and why. Exit code 3 when there was none."""
+    from prefect_modeldeploy.tasks import _journal
+
+    record = asyncio.run(_journal.load(endpoint))
+    if record is None:
+        _errors.print(f"{endpoint} has had no rollout")
+        sys.exit(3)
+    if json:
+        sys.stdout.write(record.saved() + "\n")
+        return
+    started = f"{record.started_at:%Y-%m-%d %H:%M:%S} UTC by {record.who.name}"
+    rows = {
+        "candidate": f"{record.canary}, over {record.stable or 'nothing'}",
+        "stands at": f"{record.phase}, {record.weight:g} % of the requests",
+        "started": started + (f": {record.why}" if record.why else ""),
+        "outcome": record.outcome or "open",
+        "reason": record.reason,
+        "report": record.report or "",
+    }
+    table = Table(show_header=False, box=None)
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, value)
+    _out.print(table)
 
 
 @app.command(name="deployments-path")

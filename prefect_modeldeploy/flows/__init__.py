@@ -1,12 +1,21 @@
 """The flows: each usable alone, in a deployment, and inside others."""
 
 from prefect_modeldeploy.compat import warn_if_server_cannot_start
-from prefect_modeldeploy.flows._effects import Approval
 from prefect_modeldeploy.flows.canary import canary_rollout
 from prefect_modeldeploy.flows.promote import promote_to_production
+from prefect_modeldeploy.flows.reconcile import reconcile_rollouts
 from prefect_modeldeploy.flows.roll_back import roll_back
 from prefect_modeldeploy.flows.scaling import scale_to_zero, wake_up
+from prefect_modeldeploy.rollout import Approval
 
 warn_if_server_cannot_start()
 
-__all__ = ["Approval", "canary_rollout", "promote_to_production", "roll_back", "scale_to_zero", "wake_up"]
+__all__ = [
+    "Approval",
+    "canary_rollout",
+    "promote_to_production",
+    "reconcile_rollouts",
+    "roll_back",
+    "scale_to_zero",
+    "wake_up",
+]

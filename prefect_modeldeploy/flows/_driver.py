@@ -1,64 +1,106 @@
 """Drives a rollout through its state machine: do the next effect, save the record, until it has ended."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 
 import anyio
+import httpx
+from prefect.exceptions import PrefectHTTPStatusError
 
-from prefect_modeldeploy.errors import RolloutError, StaleEpoch
-from prefect_modeldeploy.rollout import Effect, Phase, RolloutRecord, abort, in_flight, next_effect
-from prefect_modeldeploy.tasks import _journal, _red_button
+from prefect_modeldeploy.errors import ProviderUnavailable, RateLimited, RolloutError, StaleEpoch
+from prefect_modeldeploy.flows import _ownership
+from prefect_modeldeploy.flows._effects import Effects
+from prefect_modeldeploy.flows._signals import Signals
+from prefect_modeldeploy.rollout import Effect, Phase, RolloutRecord, abort, expired, in_flight, next_effect
+from prefect_modeldeploy.tasks import _audit, _journal
 from prefect_modeldeploy.transport import Logger
-
-Perform = Callable[[Effect, RolloutRecord], Awaitable[RolloutRecord]]
 
 TURN_BACK_SECONDS = 25.0
 """Prefect kills a cancelled run 30 s after the request; the way back has to fit in."""
 
+PATIENCE_SECONDS = 600.0
+"""So long a rollout waits for Prefect's server or a provider that is away, and holds the weights meanwhile."""
+
+_HURRY_SECONDS = 3.0
+"""On the way back traffic comes first: so long it waits for Prefect's server."""
+
+_AGAIN_SECONDS = 2.0
+
 _ON_THE_WAY_BACK = frozenset({Phase.ROLLING_BACK, Phase.RESTORED, Phase.DETACHED})
 
 
-async def drive(record: RolloutRecord, perform: Perform, logger: Logger) -> RolloutRecord:
+async def drive(record: RolloutRecord, effects: Effects) -> RolloutRecord:
     """Do what the machine says until the rollout has ended; returns the last record.
 
-    A failed effect turns the rollout back; so does the red button, at once and in the middle of an effect, and the
-    cancellation of the flow run, within its 30 s.
+    A failed effect turns the rollout back; so do the red button, an abort by event and a canary that is not well, at
+    once and in the middle of an effect, and the cancellation of the flow run, within its 30 s. A provider that cannot
+    be reached turns nothing back: the weights stay until it is there again, or the deadline passes.
 
     Raises:
         StaleEpoch: Another rollout owns the endpoint; nothing more was changed.
-        RolloutError: The way back failed too; the record stays open, and running the flow again continues it.
+        RolloutError: The way back, or the promotion itself, failed; the record stays open, and running the flow again
+            goes on with it.
     """
-    await _journal.save(record)
-    while (effect := next_effect(record)) is not None:
+    async with Signals.watched(effects.target, record) as signals:
         try:
-            record = await _step(record, effect, perform, logger)
+            return await _run(record, effects, signals)
         except asyncio.CancelledError:
             with anyio.CancelScope(shield=True), anyio.move_on_after(TURN_BACK_SECONDS):
-                await drive(abort(record, "the flow run was cancelled", decided_by="cancellation"), perform, logger)
+                back = abort(signals.record, "the flow run was cancelled", decided_by="cancellation")
+                await _run(back, effects, signals)
             raise
+        except Exception:
+            await _let_go(signals.record, effects.logger)
+            raise
+
+
+async def _run(record: RolloutRecord, effects: Effects, signals: Signals) -> RolloutRecord:
+    if next_effect(record) is None:
+        return record
+    record = signals.record = await _save(record, effects, "start")
+    while (effect := next_effect(record)) is not None:
+        record = signals.record = await _step(record, effect, effects, signals)
     return record
 
 
-async def _step(record: RolloutRecord, effect: Effect, perform: Perform, logger: Logger) -> RolloutRecord:
-    logger.debug("%s: %s", record.endpoint, effect)
+async def _step(record: RolloutRecord, effect: Effect, effects: Effects, signals: Signals) -> RolloutRecord:
+    effects.logger.debug("%s: %s", record.endpoint, effect)
+    await _patiently(lambda: _ownership.check(record), record, effects.logger)
     try:
-        after = await _unless_halted(perform(effect, record), effect, record, logger)
+        after = await _unless_told(_holding(effect, record, effects), effect, record, signals, effects.logger)
     except StaleEpoch:
         raise
     except Exception as error:
-        if record.phase in _ON_THE_WAY_BACK or (after := abort(record, _reason(error), decided_by="error")) is record:
+        # A promotion that fails leaves the canary, which is proven and serves: no way back to what may be broken.
+        stays = record.phase in _ON_THE_WAY_BACK or (effect is Effect.PROMOTE and record.mode == "swap")
+        if stays or (after := abort(record, _reason(error), decided_by="error")) is record:
             raise RolloutError(
                 f"{record.endpoint}: {effect} failed ({_reason(error)}); the record stays open at {record.phase}, "
                 "and running the flow again goes on from there"
             ) from error
-        logger.error("%s: %s failed, rolling back: %s", record.endpoint, effect, _reason(error))
-    return await _journal.save(after)
+        effects.logger.error("%s: %s failed, rolling back: %s", record.endpoint, effect, _reason(error))
+    return await _save(after, effects, effect)
 
 
-async def _unless_halted(
-    work: Awaitable[RolloutRecord], effect: Effect, record: RolloutRecord, logger: Logger
+async def _holding(effect: Effect, record: RolloutRecord, effects: Effects) -> RolloutRecord:
+    """Do an effect; while its provider cannot be reached, hold everything as it is and try again."""
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return await effects(effect, record)
+        except (ProviderUnavailable, RateLimited) as error:
+            if time.monotonic() > give_up or expired(record, datetime.now(UTC)):
+                raise
+            effects.logger.warning("%s: %s is held: %s", record.endpoint, effect, error)
+            await asyncio.sleep(max(_AGAIN_SECONDS, error.retry_after or 0.0))
+
+
+async def _unless_told(
+    work: Awaitable[RolloutRecord], effect: Effect, record: RolloutRecord, signals: Signals, logger: Logger
 ) -> RolloutRecord:
-    """Do an effect of a rollout that can still be turned back, but let go of it when the red button is pressed.
+    """Do an effect of a rollout that can still be turned back, but let go of it when a signal says so.
 
     A provider's own promotion is not let go of: it may happen all the same.
     """
@@ -66,16 +108,60 @@ async def _unless_halted(
     if not in_flight(record) or by_provider or record.kind == "roll_back":
         return await work
     working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_red_button.until_pressed(logger))
+    listening = asyncio.ensure_future(signals.next())
     try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        return abort(record, f"all rollouts were halted: {watching.result()}", decided_by="red button")
+        while True:
+            await asyncio.wait({working, listening}, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return working.result()
+            signal = listening.result()
+            told = signal.applied_to(record)
+            if told is not record:
+                logger.warning("%s: %s", record.endpoint, signal.reason)
+                return told
+            listening = asyncio.ensure_future(signals.next())
     finally:
-        for task in (working, watching):
+        for task in (working, listening):
             task.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
+        await asyncio.gather(working, listening, return_exceptions=True)
+
+
+async def _save(record: RolloutRecord, effects: Effects, effect: str) -> RolloutRecord:
+    async def save() -> None:
+        await _ownership.check(record)
+        await _journal.save(record)
+
+    await _patiently(save, record, effects.logger)
+    await _audit.append(effects.target, record, effect)
+    return record
+
+
+async def _patiently(call: Callable[[], Awaitable[None]], record: RolloutRecord, logger: Logger) -> None:
+    """Do what needs Prefect's server; wait while it is away, but on the way back not for long: the traffic matters."""
+    hurry = record.phase in _ON_THE_WAY_BACK
+    give_up = time.monotonic() + (_HURRY_SECONDS if hurry else PATIENCE_SECONDS)
+    while True:
+        try:
+            with anyio.fail_after(max(0.1, give_up - time.monotonic())):
+                return await call()
+        except (httpx.HTTPError, PrefectHTTPStatusError, TimeoutError) as error:
+            if time.monotonic() > give_up and not hurry:
+                raise
+            logger.warning("%s: Prefect's server does not answer: %s", record.endpoint, error)
+            if time.monotonic() > give_up:
+                return None
+            await asyncio.sleep(_AGAIN_SECONDS)
+
+
+async def _let_go(record: RolloutRecord, logger: Logger) -> None:
+    """Leave an open record to whoever takes it next; if that cannot be said now, they will find this driver silent."""
+    try:
+        await _ownership.check(record)
+        await _journal.save(record.model_copy(update={"driver": None}))
+    except StaleEpoch:
+        return
+    except Exception as error:
+        logger.warning("%s: the record could not be let go of: %s", record.endpoint, error)
 
 
 def _reason(error: Exception) -> str:

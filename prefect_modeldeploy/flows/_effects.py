@@ -1,17 +1,21 @@
 """What each effect of the state machine does to the world, by way of tasks. Every one may be done twice."""
 
 from datetime import UTC, datetime
-from typing import Literal
 
-from prefect.exceptions import FlowPauseTimeout
-from prefect.flow_runs import apause_flow_run
-from prefect.input import RunInput
-from pydantic import BaseModel, ConfigDict, Field
+import anyio
 
 from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentStatus
-from prefect_modeldeploy.errors import RolloutError
-from prefect_modeldeploy.rollout import Effect, RolloutRecord, abort, finish
-from prefect_modeldeploy.target import DeploymentTarget
+from prefect_modeldeploy.errors import (
+    Conflict,
+    DeploymentFailed,
+    NotFound,
+    ProviderError,
+    UnsupportedOperation,
+    WaitTimeout,
+)
+from prefect_modeldeploy.flows._approval import ask
+from prefect_modeldeploy.rollout import Effect, RolloutRecord, answered, asks_to_promote, finish, gate_of, held
+from prefect_modeldeploy.target import DeploymentTarget, client_of
 from prefect_modeldeploy.tasks.deployments import (
     acreate_deployment,
     adelete_deployment,
@@ -30,29 +34,25 @@ from prefect_modeldeploy.tasks.preflight import apreflight
 from prefect_modeldeploy.tasks.reporting import areport_rollout
 from prefect_modeldeploy.tasks.traffic import aclaim_endpoint, aget_traffic, aset_arms, aset_traffic, shadow_of
 from prefect_modeldeploy.tasks.waiting import await_until_ready
-
-
-class Approval(BaseModel):
-    """Ask a person before the promotion."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    timeout_seconds: int = Field(3600, gt=0, description="Seconds to wait for the answer.")
-    on_timeout: Literal["roll_back", "promote"] = Field("roll_back", description="What silence means.")
-
-
-class ApprovalAnswer(RunInput):
-    """What the person answers."""
-
-    decision: Literal["promote", "roll_back"] = "roll_back"
-    comment: str = ""
+from prefect_modeldeploy.traffic.endpoint import Endpoint
+from prefect_modeldeploy.transport import Logger
 
 
 class Effects:
     """Performs effects on one target."""
 
-    def __init__(self, target: DeploymentTarget, approval: Approval | None = None) -> None:
-        self._target, self._approval = target, approval
+    def __init__(self, target: DeploymentTarget) -> None:
+        self._target = target
+
+    @property
+    def target(self) -> DeploymentTarget:
+        """What they work on."""
+        return self._target
+
+    @property
+    def logger(self) -> Logger:
+        """Where they say what happens."""
+        return self._target.credentials.logger
 
     async def __call__(self, effect: Effect, record: RolloutRecord) -> RolloutRecord:
         """Do the effect and return the record after it."""
@@ -89,14 +89,15 @@ class Effects:
     async def _observe(self, record: RolloutRecord) -> RolloutRecord:
         return await aobserve_traffic(self._target, record)
 
+    async def _ask(self, record: RolloutRecord) -> RolloutRecord:
+        gate = gate_of(record)
+        assert gate is not None, "the machine asks at gates only"
+        return answered(record, await ask(record, gate), _now())
+
     async def _approve(self, record: RolloutRecord) -> RolloutRecord | None:
-        if self._approval is None:
+        if not asks_to_promote(record):
             return None
-        answer = await _ask(record, self._approval)
-        if answer.decision == "promote":
-            return None
-        reason = f"a person said so: {answer.comment}" if answer.comment else "a person said so, or nobody did"
-        return abort(record, reason, decided_by="approval")
+        return answered(record, await ask(record, "promotion"), _now())
 
     async def _fill(self, record: RolloutRecord) -> None:
         if record.stable is not None:
@@ -116,7 +117,10 @@ class Effects:
         promoted = await apromote_deployment(self._target, record.canary)
         await bring_up(self._target, promoted.id, record.plan.ready_timeout_seconds)
         if record.plan.smoke_request is not None:
-            await apredict(self._target, promoted.id, record.plan.smoke_request)
+            try:
+                await apredict(self._target, promoted.id, record.plan.smoke_request)
+            except ProviderError as error:  # whatever its status: this is the model's answer, not the provider's
+                raise DeploymentFailed(promoted.id, f"it does not answer the smoke request: {error}") from error
         return finish(record.model_copy(update={"serving": promoted.id}), Effect.HAND_OVER, _now())
 
     async def _promote(self, record: RolloutRecord) -> RolloutRecord:
@@ -131,9 +135,33 @@ class Effects:
         if record.canary != serving:
             await self._retire_canary(record)
 
-    async def _restore(self, record: RolloutRecord) -> None:
-        if record.epoch and record.stable is not None and await self._attached(record):
-            await aset_arms(self._target, _arms(record), expected_epoch=record.epoch)
+    async def _restore(self, record: RolloutRecord) -> RolloutRecord | None:
+        if not (record.epoch and record.stable is not None and await self._attached(record)):
+            return None
+        if not await self._can_serve(record.stable) and not await self._brought_up(record):
+            return held(record, f"{record.stable} cannot serve, so {record.canary} goes on: {record.reason}")
+        seconds = 0.0 if record.decided_by in _AT_ONCE else record.plan.roll_back_seconds
+        for weight in _way_back(await aget_traffic(self._target), seconds):
+            await aset_arms(self._target, _arms(record, canary_weight=weight), expected_epoch=record.epoch)
+            await anyio.sleep(seconds / _WAY_BACK_STEPS)
+        await aset_arms(self._target, _arms(record), expected_epoch=record.epoch)
+        return None
+
+    async def _can_serve(self, deployment_id: str) -> bool:
+        async with client_of(self._target, deployment_id) as client:
+            found = await client.get(deployment_id)
+        return found.ready or found.status is DeploymentStatus.SCALED_TO_ZERO  # the next request wakes it
+
+    async def _brought_up(self, record: RolloutRecord) -> bool:
+        """Start stable, while the canary still has its share. False: it does not get ready, and the canary is well."""
+        assert record.stable is not None
+        self.logger.warning("%s: %s is not ready; it is started before it gets traffic", record.endpoint, record.stable)
+        try:
+            await bring_up(self._target, record.stable, record.plan.ready_timeout_seconds)
+        except (DeploymentFailed, WaitTimeout, NotFound, Conflict, UnsupportedOperation) as error:
+            self.logger.error("%s: %s cannot be brought up: %s", record.endpoint, record.stable, error)
+            return not await self._can_serve(record.canary)  # two that cannot serve: then as before the rollout
+        return True
 
     async def _attached(self, record: RolloutRecord) -> bool:
         return any(arm.upstream == record.canary for arm in (await aget_traffic(self._target)).arms)
@@ -221,16 +249,18 @@ async def _retire(target: DeploymentTarget, deployment_id: str, how: str) -> Non
             await adelete_deployment(target, deployment_id)
 
 
-async def _ask(record: RolloutRecord, approval: Approval) -> ApprovalAnswer:
-    description = f"**{record.endpoint}**: promote `{record.canary}` over `{record.stable}`?\n\n{record.reason}"
-    form: type[ApprovalAnswer] = ApprovalAnswer.with_initial_data(description=description)
-    try:
-        answer = await apause_flow_run(wait_for_input=form, timeout=approval.timeout_seconds, poll_interval=2)
-    except FlowPauseTimeout:
-        return ApprovalAnswer(decision=approval.on_timeout, comment="nobody answered in time")
-    if answer is None:
-        raise RolloutError(f"{record.endpoint}: the approval came back without an answer")
-    return answer
+_WAY_BACK_STEPS = 5
+
+_AT_ONCE = frozenset({"cancellation", "red button", "event", "health check", "person"})
+"""Who decided that has no time for a slow way back, or a canary that must not get any more requests."""
+
+
+def _way_back(endpoint: Endpoint, seconds: float) -> list[float]:
+    """Shares of the canary on a slow way back, but for the last, 0; none if it is to be quick."""
+    now = next((arm.weight for arm in endpoint.arms if arm.name == "canary"), 0.0)
+    if not seconds:
+        return []
+    return [round(now * left / _WAY_BACK_STEPS, 2) for left in range(_WAY_BACK_STEPS - 1, 0, -1)]
 
 
 def _arms(record: RolloutRecord, *, canary_weight: float = 0.0) -> dict[str, tuple[str, float]]:

@@ -5,13 +5,14 @@ from typing import Literal
 from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentSpec
 from prefect_modeldeploy.errors import InvalidInput, UnsupportedOperation
 from prefect_modeldeploy.flows._driver import drive
-from prefect_modeldeploy.flows._effects import Approval, Effects, NativeEffects
+from prefect_modeldeploy.flows._effects import Effects, NativeEffects
 from prefect_modeldeploy.flows._native import _holder
-from prefect_modeldeploy.flows._start import _id_of, _stable_of, current_endpoint, final, new_record, open_record
-from prefect_modeldeploy.rollout import CanaryPlan, RolloutRecord
+from prefect_modeldeploy.flows._start import _id_of, _stable_of, begin, current_endpoint, final, new_record
+from prefect_modeldeploy.rollout import Approval, CanaryPlan, Phase, RolloutRecord
 from prefect_modeldeploy.rollout.judging import fewest_examples
 from prefect_modeldeploy.sources.golden import GoldenSet
 from prefect_modeldeploy.target import DeploymentTarget
+from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks.golden import aask_golden_set
 from prefect_modeldeploy.traffic.endpoint import Endpoint
 
@@ -19,8 +20,8 @@ from prefect_modeldeploy.traffic.endpoint import Endpoint
 class GoldenEffects(Effects):
     """Behind a router of ours: the canary is asked while it has no traffic, then it gets all of it."""
 
-    def __init__(self, target: DeploymentTarget, approval: Approval | None, golden: GoldenSet) -> None:
-        super().__init__(target, approval)
+    def __init__(self, target: DeploymentTarget, golden: GoldenSet) -> None:
+        super().__init__(target)
         self._golden = golden
 
     async def _observe(self, record: RolloutRecord) -> RolloutRecord:
@@ -60,16 +61,21 @@ async def rollout_by_golden_set(
     plan = plan.model_copy(
         update={"golden_set": None, "steps": (), **({"former": "keep", "promote": "swap"} if native else {})}
     )
-    record = await open_record(target, _id_of(candidate), endpoint)
-    if record is None:
+
+    async def make() -> RolloutRecord:
         mode: Literal["native", "swap"] = "native" if native else "swap"
-        record = await new_record(target, candidate, plan, stable, kind="canary", mode=mode, note=note)
-        record = record.model_copy(update={"golden_set": golden.digest})
-    elif record.golden_set != golden.digest:
-        hint = f"the open rollout of {record.candidate} is judged by {record.golden_set}: go on with that"
+        record = await new_record(
+            target, candidate, plan, stable, kind="canary", mode=mode, approval=approval, note=note
+        )
+        return record.model_copy(update={"golden_set": golden.digest})
+
+    last = await _journal.load(target.endpoint)
+    same = last is not None and last.candidate == _id_of(candidate) and last.phase is not Phase.ENDED
+    if same and last and last.golden_set not in (None, golden.digest):
+        hint = f"the open rollout of {last.candidate} is judged by {last.golden_set}: go on with that"
         raise InvalidInput("plan.golden_set", golden.digest, hint)
-    effects = (NativeGoldenEffects if native else GoldenEffects)(target, approval, golden)
-    return final(await drive(record, effects, target.credentials.logger))
+    record = await begin(target, _id_of(candidate), make)
+    return final(await drive(record, (NativeGoldenEffects if native else GoldenEffects)(target, golden)))
 
 
 async def _serving(target: DeploymentTarget, endpoint: Endpoint | None, native: bool) -> Deployment:

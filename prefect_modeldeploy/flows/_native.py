@@ -3,9 +3,9 @@
 from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentSpec
 from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.flows._driver import drive
-from prefect_modeldeploy.flows._effects import Approval, NativeEffects, NativeReturn
-from prefect_modeldeploy.flows._start import demand, final, new_record, open_record
-from prefect_modeldeploy.rollout import CanaryPlan, Phase, RolloutRecord, abort
+from prefect_modeldeploy.flows._effects import NativeEffects, NativeReturn
+from prefect_modeldeploy.flows._start import begin, demand, final, new_record, take_over
+from prefect_modeldeploy.rollout import Approval, CanaryPlan, Phase, RolloutRecord, abort
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks.deployments import alist_deployments
@@ -21,11 +21,15 @@ async def promote_natively(
 ) -> RolloutRecord:
     """Let the provider promote the candidate, and wait until what serves then is ready."""
     demand(target, Capability.PROMOTE, SWAP)
-    record = await open_record(target, candidate if isinstance(candidate, str) else candidate.name, None)
-    if record is None:
+
+    async def make() -> RolloutRecord:
         stable = await _holder(target)
-        record = await new_record(target, candidate, PLAN, stable, kind="promotion", mode="native", note=note)
-    return final(await drive(record, NativeEffects(target, approval), target.credentials.logger))
+        return await new_record(
+            target, candidate, PLAN, stable, kind="promotion", mode="native", approval=approval, note=note
+        )
+
+    name = candidate if isinstance(candidate, str) else candidate.name
+    return final(await drive(await begin(target, name, make), NativeEffects(target)))
 
 
 async def roll_back_natively(target: DeploymentTarget, note: str) -> RolloutRecord:
@@ -33,14 +37,15 @@ async def roll_back_natively(target: DeploymentTarget, note: str) -> RolloutReco
     demand(target, Capability.ROLL_BACK, SWAP)
     last = await _journal.load(target.endpoint)
     if last is not None and last.kind != "roll_back" and last.phase is not Phase.ENDED:
-        ended = await drive(_turned(target, last), NativeEffects(target), target.credentials.logger)
+        ended = await drive(_turned(target, await take_over(target, last)), NativeEffects(target))
         if ended.outcome != "promoted":
             return final(ended)
     named = await _named(target)
-    record = await open_record(target, named, None)
-    if record is None:
-        record = await new_record(target, named, PLAN, None, kind="roll_back", mode="native", note=note)
-    return final(await drive(record, NativeReturn(target), target.credentials.logger))
+
+    async def make() -> RolloutRecord:
+        return await new_record(target, named, PLAN, None, kind="roll_back", mode="native", note=note)
+
+    return final(await drive(await begin(target, named, make), NativeReturn(target)))
 
 
 def _turned(target: DeploymentTarget, record: RolloutRecord) -> RolloutRecord:

@@ -1,5 +1,6 @@
 """How a rollout begins: the record is made, or an open one is found again."""
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Literal, cast
 from uuid import uuid4
@@ -16,10 +17,11 @@ from prefect_modeldeploy.errors import (
     RolloutsHalted,
     UnsupportedOperation,
 )
+from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.flows._driver import drive
-from prefect_modeldeploy.flows._effects import Approval, Effects
+from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.flows._identity import who_started
-from prefect_modeldeploy.rollout import CanaryPlan, Phase, RolloutRecord
+from prefect_modeldeploy.rollout import Approval, CanaryPlan, Phase, RolloutRecord
 from prefect_modeldeploy.target import DeploymentTarget, router_of
 from prefect_modeldeploy.tasks import _journal, _red_button
 from prefect_modeldeploy.tasks.deployments import aget_deployment
@@ -59,12 +61,14 @@ async def run_rollout(
             "serves nothing yet, so there is nothing to compare with: "
             "put the first version there with promote_to_production",
         )
-    record = await open_record(target, _id_of(candidate), endpoint)
-    if record is None:
+
+    async def make() -> RolloutRecord:
         stable = await _stable_of(target, endpoint) if endpoint else None
-        record = await new_record(target, candidate, plan, stable, kind=kind, note=note)
+        record = await new_record(target, candidate, plan, stable, kind=kind, approval=approval, note=note)
         await _check_shares(target, plan)
-    return final(await drive(record, Effects(target, approval), target.credentials.logger))
+        return record
+
+    return final(await drive(await begin(target, _id_of(candidate), make), Effects(target)))
 
 
 def final(record: RolloutRecord) -> RolloutRecord:
@@ -81,27 +85,45 @@ def final(record: RolloutRecord) -> RolloutRecord:
     return cast(RolloutRecord, Completed(name=name, message=record.reason or None, data=record))
 
 
-async def open_record(target: DeploymentTarget, candidate: str, endpoint: Endpoint | None) -> RolloutRecord | None:
-    """The target's open record, taken over by this run; None if there is nothing to go on with.
+async def begin(
+    target: DeploymentTarget, candidate: str, make: Callable[[], Awaitable[RolloutRecord]]
+) -> RolloutRecord:
+    """The record that this run is to drive: the endpoint's open one of the same candidate, or a new one.
 
     Raises:
-        RolloutInProgress: Something else is being rolled out.
+        RolloutInProgress: Another run drives the endpoint's rollout, or something else is being rolled out there.
     """
-    record = await _journal.load(target.endpoint)
-    if record is None or record.phase is Phase.ENDED:
-        return None
-    # A record whose epoch is not the endpoint's belongs to a rollout that somebody took over from, or to another node.
-    if record.mode == "swap" and (endpoint is None or endpoint.epoch != record.epoch):
-        return None
-    if record.candidate != candidate:
-        raise RolloutInProgress(
-            f"{target.endpoint} has an open rollout of {record.candidate} (at {record.phase}, started by "
-            f"{record.who.name}): let it end, run it again to go on with it, or roll_back first"
-        )
-    target.credentials.logger.warning("going on with the rollout of %s, at %s", candidate, record.phase)
-    if record.mode == "native":
-        return record
-    return record.model_copy(update={"epoch": (await aclaim_endpoint(target)).epoch})
+    last = await _journal.load(target.endpoint)
+    if last is not None and flow_run.id and last.id == str(flow_run.id) and last.phase is Phase.ENDED:
+        return last  # Prefect runs this flow run again, but somebody has ended its rollout meanwhile
+    lost = last is not None and await _ownership.is_lost(last)
+    async with _ownership.only_one(target.endpoint):
+        record = await _journal.load(target.endpoint)
+        if record is None or not await _is_open(record, target):
+            return await _journal.save(_ownership.taken(await make()))
+        if last is None or record.driver != last.driver or not lost or record.candidate != candidate:
+            raise RolloutInProgress(
+                f"{target.endpoint} has an open rollout of {record.candidate} (at {record.phase}, started by "
+                f"{record.who.name}): let it end, run it again to go on with it if its run is gone, or roll_back first"
+            )
+        return await take_over(target, record)
+
+
+async def take_over(target: DeploymentTarget, record: RolloutRecord) -> RolloutRecord:
+    """Become the driver of an open record: whoever drove it before can change nothing any more."""
+    target.credentials.logger.warning("going on with the rollout of %s, at %s", record.candidate, record.phase)
+    if record.mode == "swap":
+        record = record.model_copy(update={"epoch": (await aclaim_endpoint(target)).epoch})
+    return await _journal.save(_ownership.taken(record))
+
+
+async def _is_open(record: RolloutRecord, target: DeploymentTarget) -> bool:
+    if record.phase is Phase.ENDED or record.mode == "native":
+        return record.phase is not Phase.ENDED
+    # An epoch that the endpoint has not reached yet is of another node, or of an endpoint that is no more. One that it
+    # has left behind is of a run that died just after it had taken the rollout over.
+    endpoint = await current_endpoint(target)
+    return record.epoch <= (endpoint.epoch if endpoint else 0)
 
 
 async def new_record(
@@ -112,6 +134,7 @@ async def new_record(
     *,
     kind: Kind,
     mode: Literal["swap", "native"] = "swap",
+    approval: Approval | None = None,
     note: str = "",
 ) -> RolloutRecord:
     """A record to begin with.
@@ -139,6 +162,7 @@ async def new_record(
         who=await who_started(),
         why=note,
         plan=plan,
+        approval=approval,
         spec=spec,
         stable=stable.id if stable else None,
         canary=name,

@@ -6,10 +6,9 @@ from prefect import flow
 
 from prefect_modeldeploy.deployments import DeploymentSpec
 from prefect_modeldeploy.errors import InvalidInput
-from prefect_modeldeploy.flows._effects import Approval
 from prefect_modeldeploy.flows._native import promote_natively
 from prefect_modeldeploy.flows._start import run_name, run_rollout
-from prefect_modeldeploy.rollout import CanaryPlan, RolloutRecord
+from prefect_modeldeploy.rollout import Approval, CanaryPlan, RolloutRecord
 from prefect_modeldeploy.target import DeploymentTarget
 
 

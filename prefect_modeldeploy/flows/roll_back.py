@@ -6,11 +6,10 @@ from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.flows._native import promote_natively, roll_back_natively
-from prefect_modeldeploy.flows._start import current_endpoint, final, run_name, run_rollout
+from prefect_modeldeploy.flows._start import current_endpoint, final, run_name, run_rollout, take_over
 from prefect_modeldeploy.rollout import CanaryPlan, RolloutRecord, abort, by_swap, in_flight, reopened
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks import _journal
-from prefect_modeldeploy.tasks.traffic import aclaim_endpoint
 
 
 @flow(name="roll-back", flow_run_name=run_name)
@@ -39,13 +38,12 @@ async def roll_back(target: DeploymentTarget | str, to: str | None = None, note:
     endpoint = await current_endpoint(target)
     current = reopened(last) if last and endpoint and endpoint.epoch == last.epoch else None
     if current and in_flight(current) and to in (None, current.stable):
-        claim = await aclaim_endpoint(target)
-        taken = current.model_copy(update={"epoch": claim.epoch})
+        taken = await take_over(target, current)
         reason = f"rolled back by hand: {note}" if note else "rolled back by hand"
         aborted = abort(taken, reason, decided_by="person")
-        return final(await drive(aborted, Effects(target, None), target.credentials.logger))
+        return final(await drive(aborted, Effects(target)))
     if current and by_swap(current) is not current:
-        last = await drive(by_swap(current), Effects(target, None), target.credentials.logger)
+        last = await drive(by_swap(await take_over(target, current)), Effects(target))
     former = to or (last.stable if last and last.outcome == "promoted" else None)
     if former is None:
         raise InvalidInput("to", to, f"no record of what {target.endpoint} served before; name the deployment")

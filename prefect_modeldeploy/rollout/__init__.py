@@ -3,23 +3,32 @@
 from prefect_modeldeploy.rollout.machine import (
     Effect,
     abort,
+    answered,
+    asks_to_promote,
     by_swap,
     expired,
     finish,
+    gate_of,
+    held,
     in_flight,
+    in_full,
     judged,
     next_effect,
+    passed_over,
     reopened,
     step_over,
 )
-from prefect_modeldeploy.rollout.plan import CanaryPlan, JudgePlan, ShadowPlan
-from prefect_modeldeploy.rollout.record import Actor, Outcome, Phase, RolloutRecord, StepResult
+from prefect_modeldeploy.rollout.plan import Approval, CanaryPlan, JudgePlan, ShadowPlan
+from prefect_modeldeploy.rollout.record import Actor, Answer, Driver, Outcome, Phase, RolloutRecord, StepResult
 from prefect_modeldeploy.rollout.timeline import ArmPoint, Point
 
 __all__ = [
     "Actor",
+    "Answer",
+    "Approval",
     "ArmPoint",
     "CanaryPlan",
+    "Driver",
     "Effect",
     "JudgePlan",
     "Outcome",
@@ -29,12 +38,18 @@ __all__ = [
     "ShadowPlan",
     "StepResult",
     "abort",
+    "answered",
+    "asks_to_promote",
     "by_swap",
     "expired",
     "finish",
+    "gate_of",
+    "held",
     "in_flight",
+    "in_full",
     "judged",
     "next_effect",
+    "passed_over",
     "reopened",
     "step_over",
 ]

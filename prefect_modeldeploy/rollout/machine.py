@@ -8,6 +8,9 @@ again, and doing an effect twice changes nothing.
         -shift-> SHIFTED -observe-> (next step: ATTACHED) ... JUDGED -approve-> APPROVED
         -fill-> FULL -bake-> BAKED -promote-> PROMOTED -retire_former-> RETIRED -end-> ENDED
 
+    gates that a person has to open come in between, at READY (traffic) and ATTACHED (step):
+        READY -ask-> READY -attach-> ...; the one at JUDGED (promotion) is open unless somebody is to be asked
+
     without steps: ATTACHED -approve-> ...; with a golden set: ATTACHED -observe-> JUDGED -approve-> ...
 
     where the plan wants the provider's own promotion (the provider may change the stable deployment itself, so that
@@ -21,7 +24,7 @@ again, and doing an effect twice changes nothing.
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from prefect_modeldeploy.rollout.record import Phase, RolloutRecord, StepResult
+from prefect_modeldeploy.rollout.record import Answer, Phase, RolloutRecord, StepResult
 
 
 class Effect(StrEnum):
@@ -39,8 +42,10 @@ class Effect(StrEnum):
     """Give the canary the step's share."""
     OBSERVE = "observe"
     """Judge until the step is over."""
+    ASK = "ask"
+    """Ask a person before traffic moves, or moves on."""
     APPROVE = "approve"
-    """Ask a person."""
+    """Ask a person before the promotion, if the rollout wants that."""
     FILL = "fill"
     """Give the canary all the requests, or nearly all while it bakes; stable stays attached."""
     BAKE = "bake"
@@ -119,11 +124,79 @@ def next_effect(record: RolloutRecord) -> Effect | None:
     if record.phase is Phase.ENDED:
         return None
     effect = _FORWARD[record.phase]
+    if gate_of(record) is not None:
+        return Effect.ASK
     if effect is Effect.SHIFT and not record.plan.steps:
         return Effect.OBSERVE if record.golden_set else Effect.APPROVE
     if record.phase is Phase.BAKED and record.plan.promote == "native":
         return Effect.CLEAR
     return effect
+
+
+def gate_of(record: RolloutRecord) -> str | None:
+    """The gate that a person has to open next, `traffic` or `step 2`; None if there is none here."""
+    before = record.approval.before if record.approval else ()
+    gate = None
+    if record.phase is Phase.READY and "traffic" in before:
+        gate = "traffic"
+    if record.phase is Phase.ATTACHED and record.step > 0 and "step" in before:
+        gate = f"step {record.step + 1}"
+    return gate if gate != record.passed else None
+
+
+def asks_to_promote(record: RolloutRecord) -> bool:
+    """Whether a person decides about the promotion."""
+    return record.undecided or (record.approval is not None and "promotion" in record.approval.before)
+
+
+def answered(record: RolloutRecord, answer: Answer, now: datetime) -> RolloutRecord:
+    """The record after a person has answered at a gate.
+
+    `promote` goes on: moves the traffic, takes the next step, promotes. `promote_fully` leaves all further steps out,
+    `skip` the next one, or the bake. `extend` observes for one step's time more and asks again.
+    """
+    record = record.model_copy(update={"answer": answer, "passed": answer.gate, "undecided": False})
+    reason = f"{answer.who.name} said so" + (f": {answer.comment}" if answer.comment else "")
+    match answer.decision:
+        case "roll_back":
+            return abort(record, reason, decided_by="approval")
+        case "extend":
+            return _extended(record, now)
+        case "promote_fully" if record.phase is not Phase.READY:
+            return in_full(record, reason, decided_by="approval")
+        case "skip" if record.phase is Phase.JUDGED:
+            plan = record.plan.model_copy(update={"bake_seconds": 0.0})
+            return record.model_copy(update={"phase": Phase.APPROVED, "plan": plan})
+        case "skip":
+            return passed_over(record, reason, decided_by="approval")
+    return record.model_copy(update={"phase": Phase.APPROVED}) if record.phase is Phase.JUDGED else record
+
+
+def _extended(record: RolloutRecord, now: datetime) -> RolloutRecord:
+    changes: dict[str, object] = {"passed": ""}
+    if record.plan.steps and record.phase is not Phase.READY:  # at READY there is nothing to observe: asked again
+        step = record.step if record.phase is Phase.JUDGED else record.step - 1
+        late = max(0.0, (now - record.started_at).total_seconds() - record.plan.deadline_seconds)
+        changes |= {"phase": Phase.SHIFTED, "step": step, "step_started_at": now}
+        changes["extended_seconds"] = max(record.extended_seconds, late) + record.plan.step_seconds
+    return record.model_copy(update=changes)
+
+
+def passed_over(record: RolloutRecord, reason: str, *, decided_by: str = "person") -> RolloutRecord:
+    """Leave the step out that comes next, or the rest of the one in progress."""
+    if record.phase not in (Phase.READY, Phase.ATTACHED, Phase.SHIFTED):
+        return record
+    if record.step + 1 < len(record.plan.steps):
+        phase = Phase.READY if record.phase is Phase.READY else Phase.ATTACHED
+        return record.model_copy(update={"step": record.step + 1, "phase": phase})
+    return in_full(record, reason, decided_by=decided_by)
+
+
+def in_full(record: RolloutRecord, reason: str, *, decided_by: str = "person") -> RolloutRecord:
+    """Leave all further steps out: a person promotes on their own responsibility. The bake is still watched."""
+    if record.phase not in (Phase.ATTACHED, Phase.SHIFTED, Phase.JUDGED):
+        return record
+    return record.model_copy(update={"phase": Phase.APPROVED, "reason": reason, "decided_by": decided_by})
 
 
 def finish(record: RolloutRecord, effect: Effect, now: datetime) -> RolloutRecord:
@@ -153,9 +226,15 @@ def judged(record: RolloutRecord, result: StepResult, now: datetime) -> RolloutR
         changes = {"phase": Phase.JUDGED, "reason": result.reason, "decided_by": result.decided_by}
         return record.model_copy(update=changes)
     late = expired(record, now)
-    undecided = f"undecided after {f'{record.plan.deadline_seconds:g} s' if late else 'all examples'}: {result.reason}"
-    if record.plan.on_undecided == "hold":
-        return record.model_copy(update={"phase": Phase.RETIRED, "outcome": "held", "reason": undecided})
+    seconds = record.plan.deadline_seconds + record.extended_seconds
+    undecided = f"undecided after {f'{seconds:g} s' if late else 'all examples'}: {result.reason}"
+    match record.plan.on_undecided:
+        case "hold":
+            return held(record, undecided)
+        case "ask":
+            return record.model_copy(update={"phase": Phase.JUDGED, "reason": undecided, "undecided": True})
+        case "extend" if late and not record.extended_seconds:
+            return record.model_copy(update={"extended_seconds": record.plan.deadline_seconds})
     return abort(record, undecided, decided_by="deadline" if late else result.decided_by)
 
 
@@ -171,6 +250,11 @@ def abort(record: RolloutRecord, reason: str, *, decided_by: str | None = None) 
             "decided_by": decided_by,
         }
     )
+
+
+def held(record: RolloutRecord, reason: str) -> RolloutRecord:
+    """End the rollout as it stands: a person decides."""
+    return record.model_copy(update={"phase": Phase.RETIRED, "outcome": "held", "reason": reason})
 
 
 def by_swap(record: RolloutRecord) -> RolloutRecord:
@@ -194,7 +278,7 @@ def in_flight(record: RolloutRecord) -> bool:
 
 def expired(record: RolloutRecord, now: datetime) -> bool:
     """Whether the deadline has passed."""
-    return (now - record.started_at).total_seconds() >= record.plan.deadline_seconds
+    return (now - record.started_at).total_seconds() >= record.plan.deadline_seconds + record.extended_seconds
 
 
 def step_over(record: RolloutRecord, decision: str, now: datetime, measured_until: datetime | None = None) -> bool:

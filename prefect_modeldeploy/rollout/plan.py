@@ -52,6 +52,23 @@ class ShadowPlan(BaseModel):
     ignore: tuple[str, ...] = Field((), description="Keys of JSON objects that are not compared, such as a request id.")
 
 
+Gate = Literal["traffic", "step", "promotion"]
+
+
+class Approval(BaseModel):
+    """Ask a person, and what silence means."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    before: tuple[Gate, ...] = Field(
+        ("promotion",),
+        description="When to ask: before any traffic moves (a run of a deployment is suspended meanwhile, it costs "
+        "nothing), before each further step, before the promotion.",
+    )
+    timeout_seconds: int = Field(3600, gt=0, description="Seconds to wait for each answer.")
+    on_timeout: Literal["roll_back", "promote"] = Field("roll_back", description="What silence means.")
+
+
 class CanaryPlan(BaseModel):
     """The steps of a rollout, and what happens at its ends."""
 
@@ -64,8 +81,27 @@ class CanaryPlan(BaseModel):
     deadline_seconds: float = Field(
         3600.0, gt=0, description="Seconds after which an undecided rollout ends as `on_undecided` says."
     )
-    on_undecided: Literal["roll_back", "hold"] = Field(
-        "roll_back", description="At the deadline: back to stable, or leave the split as it is and ask for a person."
+    on_undecided: Literal["roll_back", "hold", "ask", "extend"] = Field(
+        "roll_back",
+        description="At the deadline. roll_back: back to stable. hold: end, and leave the split as it is. ask: wait "
+        "for a person's answer. extend: once more as long, then roll back.",
+    )
+    on_lost: Literal["resume", "roll_back"] = Field(
+        "resume",
+        description="When the process that drives the rollout is gone: what `reconcile-rollouts` does. Whatever it "
+        "says, a promotion that has begun is brought to its end.",
+    )
+    unready_seconds: float = Field(
+        5.0,
+        gt=0,
+        description="Seconds that the canary may be without a ready replica while it gets traffic, before it is "
+        "rolled back. One that has failed is rolled back at once.",
+    )
+    roll_back_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="Spread the way back over so many seconds, so that a stable version which was scaled down can "
+        "grow with it. An abort, a cancellation and a canary that is not well never wait. 0: at once.",
     )
     warm_up_seconds: float = Field(
         2.0, ge=0, description="Seconds after the first request to the canary that are not judged."

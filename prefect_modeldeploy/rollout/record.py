@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_modeldeploy.deployments import DeploymentSpec
 from prefect_modeldeploy.measurements import Quality
-from prefect_modeldeploy.rollout.plan import CanaryPlan
+from prefect_modeldeploy.rollout.plan import Approval, CanaryPlan
 
 Outcome = Literal["promoted", "rolled_back", "held"]
 
@@ -43,6 +43,29 @@ class Actor(BaseModel):
 
     name: str
     declared: bool = Field(True, description="True when nobody but the caller vouches for the name.")
+
+
+class Driver(BaseModel):
+    """The process that does what comes next."""
+
+    model_config = ConfigDict(frozen=True)
+
+    token: str = Field(description="Never the same twice.")
+    flow_run: str | None = None
+    host: str
+    pid: int
+
+
+class Answer(BaseModel):
+    """What a person decided at a gate."""
+
+    model_config = ConfigDict(frozen=True)
+
+    gate: str
+    decision: str
+    comment: str = ""
+    who: Actor
+    at: datetime
 
 
 class StepResult(BaseModel):
@@ -88,6 +111,8 @@ class RolloutRecord(BaseModel):
     who: Actor
     why: str = ""
     plan: CanaryPlan
+    approval: Approval | None = Field(None, description="When a person is asked.")
+    driver: Driver | None = Field(None, description="Who drives it; None: nobody does.")
     golden_set: str | None = Field(
         None, description="Digest of the labelled requests that it is judged by; they themselves are never kept."
     )
@@ -111,6 +136,10 @@ class RolloutRecord(BaseModel):
     judge_state: dict[str, Any] | None = None
     step_started_at: datetime | None = None
     judged_from: datetime | None = Field(None, description="When the canary had warmed up; nothing before is judged.")
+    extended_seconds: float = Field(0.0, description="What was added to the plan's deadline.")
+    passed: str = Field("", description="The last gate that a person, or nobody, had to open.")
+    answer: Answer | None = Field(None, description="What a person said last; the audit has all of it.")
+    undecided: bool = Field(False, description="The deadline has passed without a verdict, and a person is asked.")
     outcome: Outcome | None = None
     reason: str = ""
     decided_by: str | None = None

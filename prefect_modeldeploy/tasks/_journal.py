@@ -15,16 +15,27 @@ def variable_name(endpoint: str) -> str:
     return f"modeldeploy_rollout__{endpoint}"
 
 
+def resource_id(record: RolloutRecord) -> str:
+    """What Prefect's events name the endpoint of a rollout."""
+    return f"modeldeploy.{record.provider}.{record.endpoint}"
+
+
 async def save(record: RolloutRecord) -> RolloutRecord:
     """Save the record and tell the world where the rollout stands; returns it."""
     saved = record.saved()
     if len(saved) > LARGEST:
         raise RolloutError(f"the record of {record.endpoint} has {len(saved)} characters; {LARGEST} can be saved")
     await Variable.aset(variable_name(record.endpoint), saved, tags=["modeldeploy"], overwrite=True)
+    tell(record, record.phase.value.lower().replace("_", "-"), record.reason)
+    return record
+
+
+def tell(record: RolloutRecord, what: str, reason: str) -> None:
+    """Emit the event `modeldeploy.rollout.<what>` about the endpoint."""
     emit_event(
-        event=f"modeldeploy.rollout.{record.phase.value.lower().replace('_', '-')}",
+        event=f"modeldeploy.rollout.{what}",
         resource={
-            "prefect.resource.id": f"modeldeploy.{record.provider}.{record.endpoint}",
+            "prefect.resource.id": resource_id(record),
             "prefect.resource.name": record.endpoint,
         },
         payload={
@@ -33,11 +44,10 @@ async def save(record: RolloutRecord) -> RolloutRecord:
             "canary": record.canary,
             "weight": record.weight,
             "outcome": record.outcome,
-            "reason": record.reason,
+            "reason": reason,
             "who": record.who.name,
         },
     )
-    return record
 
 
 async def load(endpoint: str) -> RolloutRecord | None:

@@ -12,6 +12,7 @@ from prefect_modeldeploy.rollout import RolloutRecord, judged, step_over
 from prefect_modeldeploy.rollout.judging import judge_of, step_result
 from prefect_modeldeploy.sources import MetricSource
 from prefect_modeldeploy.target import DeploymentTarget, router_of
+from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks._pair import pair
 from prefect_modeldeploy.tasks._sources import source_of
 from prefect_modeldeploy.traffic.router import TrafficRouter
@@ -45,7 +46,7 @@ async def _aobserve_traffic(target: DeploymentTarget | str, record: RolloutRecor
     async with router_of(target) as (router, _), source_of(target, router, record) as source:
         judge, seen = judge_of(record), list[Window]()
         knows_usual = record.judge_state is not None
-        verdict, cursor, measured_until = judge.verdict(), record.cursor, 0.0
+        verdict, cursor, measured_until, silent = judge.verdict(), record.cursor, 0.0, False
         while True:
             await _still_ours(router, record)
             try:
@@ -54,10 +55,15 @@ async def _aobserve_traffic(target: DeploymentTarget | str, record: RolloutRecor
                 windows, cursor = await source.windows(cursor)
                 measured_until = source.settled(cursor)
             except ProviderError as error:  # what is not measured is no evidence; the weights stay meanwhile
-                logger.warning(
-                    "%s stays at %g %%, it cannot be measured now: %s", record.candidate, record.weight, error
-                )
                 windows = []
+                if not silent:
+                    logger.warning(
+                        "%s stays at %g %%, it cannot be measured now: %s", record.candidate, record.weight, error
+                    )
+                    _journal.tell(record, "unmeasured", str(error))
+                silent = True
+            else:
+                silent = False
             for window in judgeable(record, windows):
                 verdict = judge.observe(window)
                 seen.append(window)

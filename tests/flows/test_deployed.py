@@ -15,7 +15,7 @@ from prefect.client.orchestration import get_client
 from prefect.deployments import run_deployment
 from prefect.settings import get_current_settings
 
-from prefect_modeldeploy import DeploymentTarget
+from prefect_modeldeploy import DeploymentTarget, orders, reconcile_rollouts
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site
 
@@ -97,10 +97,49 @@ async def test_each_deployment_is_run_once_by_the_worker(site: Site) -> None:
     assert await site.arms() == {"stable": ("deployed-2", 100.0)}
     assert "deployed-2" in canary.name or TARGET in canary.name
 
+    await run("reconcile-rollouts/reconcile-rollouts")  # all saved targets: nothing is lost, so nothing happens
+    assert await site.arms() == {"stable": ("deployed-2", 100.0)}
     await run("scale-to-zero/scale-down", targets=[TARGET], only_if_idle_seconds=0)
     await eventually(lambda: _all_asleep(site))
     await run("wake-up/wake-up", targets=[TARGET])
     assert await site.deployments() == {"deployed-1": "SCALED_TO_ZERO", "deployed-2": "READY"}
+
+
+@pytest.mark.timeout(500)
+async def test_a_run_that_waits_for_a_yes_before_traffic_has_no_process(site: Site) -> None:
+    """Suspended, answered, and run again by the worker up to its end."""
+    await run("promote-to-production/promote-to-production", target=TARGET, candidate=_json(site, "8"), approval=None)
+    approval = {"before": ["traffic"], "timeout_seconds": 600}
+    plan = {**QUICK.model_dump(mode="json"), "steps": [50]}
+    parameters = {"target": TARGET, "candidate": _json(site, "9"), "plan": plan, "approval": approval}
+    async with get_client() as client, await site.load() as answers:
+        await site.history(answers)
+        deployment = await client.read_deployment_by_name("canary-rollout/canary-rollout")
+        started = await client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
+
+        async def state_name() -> str:
+            state = (await client.read_flow_run(started.id)).state
+            return state.name or "" if state else ""
+
+        async def is_suspended() -> bool:
+            assert await state_name() not in ("Failed", "Crashed")
+            return await state_name() == "Suspended"
+
+        await eventually(is_suspended, seconds=120)
+        assert await site.arms() == {"stable": ("deployed-8", 100.0)}
+        assert await reconcile_rollouts([site.target]) == [], "it is not lost: a person is to answer"
+        await orders.answer(site.target.endpoint, "promote", "go", "ada")
+
+        async def is_promoted() -> bool:
+            assert await state_name() not in ("Failed", "Crashed")
+            return await state_name() == "Promoted"
+
+        await eventually(is_promoted, seconds=200)
+    assert await site.arms() == {"stable": ("deployed-9", 100.0)}
+
+
+def _json(site: Site, version: str) -> Any:
+    return json.loads(site.spec(version, "good").model_dump_json())
 
 
 async def _all_asleep(site: Site) -> bool:

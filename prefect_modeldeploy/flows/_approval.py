@@ -1,0 +1,95 @@
+"""Asks a person at a gate of a rollout: in the UI, over the REST API, or with `modeldeploy approve`."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Literal
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.exceptions import FlowPauseTimeout
+from prefect.flow_runs import apause_flow_run, asuspend_flow_run
+from prefect.input import RunInput
+from prefect.runtime import deployment, flow_run
+from pydantic import Field
+
+from prefect_modeldeploy.errors import RolloutError
+from prefect_modeldeploy.rollout import Actor, Answer, Approval, RolloutRecord
+
+Decision = Literal["promote", "promote_fully", "skip", "extend", "roll_back"]
+
+_LOOK_SECONDS = 2
+
+
+class ApprovalAnswer(RunInput):
+    """What the person answers."""
+
+    decision: Decision = Field(
+        "roll_back",
+        description="promote: go on. promote_fully: leave out all further steps. skip: leave out the next step, or the "
+        "bake. extend: watch for one step's time more, then ask again. roll_back: all traffic back to stable.",
+    )
+    comment: str = Field("", description="Why; kept in the record.")
+    approver: str = Field("", description="Who you are; kept in the record.")
+
+
+async def ask(record: RolloutRecord, gate: str) -> Answer:
+    """Wait for a person's answer, or for the time to be up.
+
+    While traffic is split the process stays, so that everything that stops a rollout still does. Before any traffic
+    moves, a run that a deployment has started is suspended instead: it may wait for days and costs nothing.
+    """
+    approval = record.approval or Approval()
+    asked_before = int(record.answer.at.timestamp() * 1000) if record.answer else 0
+    key = f"{gate.replace(' ', '-')}-{asked_before}"  # the same when a suspended run begins anew, and never else
+    try:
+        if gate == "traffic" and deployment.id and not flow_run.parent_flow_run_id:
+            found: ApprovalAnswer | None = await asuspend_flow_run(
+                _form(record, gate), timeout=approval.timeout_seconds, key=key
+            )
+        else:
+            found = await _paused(record, gate, approval.timeout_seconds, key)
+    except FlowPauseTimeout:
+        return _answer(gate, approval.on_timeout, "nobody answered in time", "nobody")
+    if found is None:
+        raise RolloutError(f"{record.endpoint}: the approval came back without an answer")
+    return _answer(gate, found.decision, found.comment, found.approver or "somebody")
+
+
+async def _paused(record: RolloutRecord, gate: str, seconds: int, key: str) -> ApprovalAnswer | None:
+    token = record.driver.token[:8] if record.driver else ""
+    pausing = asyncio.ensure_future(
+        apause_flow_run(_form(record, gate), timeout=seconds, poll_interval=_LOOK_SECONDS, key=f"{key}-{token}")
+    )
+    watching = asyncio.ensure_future(_until_cancelled())
+    try:
+        await asyncio.wait({pausing, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not pausing.done():
+            raise asyncio.CancelledError("the flow run was cancelled while it was paused")
+        return pausing.result()
+    finally:
+        for task in (pausing, watching):
+            task.cancel()
+        await asyncio.gather(pausing, watching, return_exceptions=True)
+
+
+async def _until_cancelled() -> None:
+    """A paused run that is cancelled is never told so by Prefect."""
+    async with get_client() as client:
+        while True:
+            state = (await client.read_flow_run(UUID(str(flow_run.id)))).state
+            if state is not None and (state.is_cancelled() or state.is_cancelling()):
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _form(record: RolloutRecord, gate: str) -> type[ApprovalAnswer]:
+    what = {"traffic": "send traffic to", "promotion": "promote"}.get(gate, f"take {gate} with")
+    weight = f" It has {record.weight:g} % of the requests now." if record.weight else ""
+    description = f"**{record.endpoint}**: {what} `{record.canary}`, over `{record.stable}`?{weight}\n\n{record.reason}"
+    form: type[ApprovalAnswer] = ApprovalAnswer.with_initial_data(description=description)
+    return form
+
+
+def _answer(gate: str, decision: str, comment: str, who: str) -> Answer:
+    at = datetime.now(UTC)
+    return Answer(gate=gate, decision=decision, comment=comment, who=Actor(name=who, declared=True), at=at)

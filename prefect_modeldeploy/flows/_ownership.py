@@ -1,0 +1,140 @@
+"""Who drives a rollout, and whether it is still there.
+
+The record names its driver, which gives a sign of life every few seconds. Whoever finds no driver, or one that is gone,
+may take its place, one at a time. A driver that was only asleep finds that it has been replaced before its next effect;
+behind a router of ours the endpoint's epoch refuses it besides.
+"""
+
+import asyncio
+import os
+import platform
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from uuid import UUID, uuid4
+
+import anyio
+import psutil
+from prefect.client.orchestration import get_client
+from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, concurrency
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.runtime import flow_run
+from prefect.variables import Variable
+
+from prefect_modeldeploy.errors import RolloutInProgress, StaleEpoch
+from prefect_modeldeploy.rollout import Driver, Phase, RolloutRecord
+from prefect_modeldeploy.tasks import _journal
+from prefect_modeldeploy.transport import Logger
+
+BEAT_SECONDS = 5.0
+SILENT_SECONDS = 20.0
+"""A driver that has given no sign for so long is gone."""
+
+_LOCK_WAIT_SECONDS = 90.0
+_LEASE_SECONDS = 60.0
+"""The shortest that Prefect knows: so long a starter that dies keeps others from starting."""
+
+
+def taken(record: RolloutRecord) -> RolloutRecord:
+    """The record with this process as its driver."""
+    run = str(flow_run.id) if flow_run.id else None
+    driver = Driver(token=uuid4().hex, flow_run=run, host=platform.node(), pid=os.getpid())
+    return record.model_copy(update={"driver": driver})
+
+
+async def check(record: RolloutRecord) -> None:
+    """Raise StaleEpoch if somebody else drives the endpoint's rollout by now."""
+    saved = await _journal.load(record.endpoint)
+    if saved is not None and saved.driver != record.driver:
+        raise StaleEpoch(f"{record.endpoint} was taken over: another run drives its rollout now")
+
+
+async def keep_beating(record: RolloutRecord, logger: Logger) -> None:
+    """Give signs of life until cancelled."""
+    assert record.driver is not None, "only a driver has a heart"
+    count = 0
+    while True:
+        count += 1
+        try:
+            await Variable.aset(
+                _beat_variable(record.endpoint),
+                {"driver": record.driver.token, "beat": count},
+                tags=["modeldeploy"],
+                overwrite=True,
+            )
+        except Exception as error:  # somebody may take over then, and this process will notice
+            logger.warning("%s: no sign of life could be given: %s", record.endpoint, error)
+        await asyncio.sleep(BEAT_SECONDS)
+
+
+async def is_lost(record: RolloutRecord) -> bool:
+    """Whether nobody drives an open rollout any more.
+
+    A final flow run or a process of this machine that is gone are known at once; else a sign of life is waited for,
+    20 s at most.
+    """
+    driver = record.driver
+    if record.phase is Phase.ENDED:
+        return False
+    if driver is None:
+        return True
+    match await _state_name(driver):
+        case "Suspended":
+            return False  # it has no process, by intention
+        case "final":
+            return True
+    if driver.host == platform.node() and not psutil.pid_exists(driver.pid):
+        return True
+    before = await _beat(record.endpoint)
+    with anyio.move_on_after(SILENT_SECONDS):
+        while await _beat(record.endpoint) == before:  # noqa: ASYNC110 the beat comes from another process
+            await asyncio.sleep(0.5)
+        return False
+    return True
+
+
+@asynccontextmanager
+async def only_one(endpoint: str) -> AsyncIterator[None]:
+    """Let one run at a time decide who drives the endpoint's rollout.
+
+    Raises:
+        RolloutInProgress: Others are at it, and take long.
+    """
+    name = f"modeldeploy-{endpoint}"
+    async with get_client() as client:
+        with suppress(ObjectAlreadyExists):  # another run has just made it
+            await client.upsert_global_concurrency_limit_by_name(name, 1)
+    try:
+        async with concurrency(
+            name,
+            timeout_seconds=_LOCK_WAIT_SECONDS,
+            lease_duration=_LEASE_SECONDS,
+            strict=True,
+            raise_on_lease_renewal_failure=False,
+        ):
+            yield
+    except AcquireConcurrencySlotTimeoutError as error:
+        raise RolloutInProgress(
+            f"{endpoint}: other runs are starting rollouts there; nothing was changed, try again in a minute"
+        ) from error
+
+
+async def _state_name(driver: Driver) -> str:
+    """`final`, or the name of the state of the driver's flow run; empty if Prefect does not know it."""
+    if driver.flow_run is None:
+        return ""
+    async with get_client() as client:
+        try:
+            state = (await client.read_flow_run(UUID(driver.flow_run))).state
+        except ObjectNotFound:
+            return "final"
+    if state is None:
+        return ""
+    return "final" if state.is_final() else state.name or ""
+
+
+async def _beat(endpoint: str) -> object:
+    return await Variable.aget(_beat_variable(endpoint))
+
+
+def _beat_variable(endpoint: str) -> str:
+    return f"modeldeploy_alive__{endpoint}"

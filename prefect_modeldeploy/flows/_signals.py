@@ -1,0 +1,139 @@
+"""What can come from outside while a rollout runs: orders by event, the red button, a canary that is not well."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from prefect.events import Event
+from prefect.events.clients import get_events_subscriber
+from prefect.events.filters import EventFilter, EventNameFilter
+
+from prefect_modeldeploy.deployments import DeploymentStatus
+from prefect_modeldeploy.errors import ModelDeployError, NotFound
+from prefect_modeldeploy.flows import _ownership
+from prefect_modeldeploy.orders import ORDERS
+from prefect_modeldeploy.rollout import RolloutRecord, abort, in_full, passed_over
+from prefect_modeldeploy.target import DeploymentTarget, client_of
+from prefect_modeldeploy.tasks import _journal, _red_button
+
+_AGAIN_SECONDS = 5.0
+"""Until the event stream is opened again after it broke."""
+
+_LOOK_SECONDS = 0.5
+
+_NOT_ILL = frozenset({DeploymentStatus.SCALED_TO_ZERO, DeploymentStatus.UNKNOWN})
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """What somebody, or something, wants of a rollout."""
+
+    order: Literal["abort", "skip", "promote-fully"]
+    reason: str
+    decided_by: str
+
+    def applied_to(self, record: RolloutRecord) -> RolloutRecord:
+        """The record that follows; the same one if there is nothing to be done any more."""
+        match self.order:
+            case "abort":
+                return abort(record, self.reason, decided_by=self.decided_by)
+            case "skip":
+                return passed_over(record, self.reason, decided_by=self.decided_by)
+            case "promote-fully":
+                return in_full(record, self.reason, decided_by=self.decided_by)
+
+
+class Signals:
+    """Watches for one rollout, from its start to its end; gives signs of its life as well."""
+
+    def __init__(self, target: DeploymentTarget, record: RolloutRecord) -> None:
+        self.record = record
+        """Where it stands; whoever drives it keeps this up to date."""
+        self._target, self._logger = target, target.credentials.logger
+        self._found: asyncio.Queue[Signal] = asyncio.Queue()
+
+    async def next(self) -> Signal:
+        """Wait for the next one."""
+        return await self._found.get()
+
+    @classmethod
+    @asynccontextmanager
+    async def watched(cls, target: DeploymentTarget, record: RolloutRecord) -> AsyncIterator["Signals"]:
+        """Watch while the block lasts. Nothing that goes wrong with the watching harms the rollout."""
+        signals = cls(target, record)
+        watchers: list[Coroutine[Any, Any, None]] = [
+            _ownership.keep_beating(record, signals._logger),
+            signals._button(),
+            signals._events(),
+            signals._health(),
+        ]
+        tasks = [asyncio.ensure_future(signals._safely(watcher)) for watcher in watchers]
+        try:
+            yield signals
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _button(self) -> None:
+        why = await _red_button.until_pressed(self._logger)
+        await self._found.put(Signal("abort", f"all rollouts were halted: {why}", "red button"))
+
+    async def _events(self) -> None:
+        """Orders that come as events `modeldeploy.rollout.<order>` about this endpoint."""
+        names = [f"modeldeploy.rollout.{order}" for order in ORDERS]
+        wanted = EventFilter(event=EventNameFilter(name=names))
+        while True:
+            try:
+                async with get_events_subscriber(filter=wanted, reconnect_on_clean_close=True) as stream:
+                    async for event in stream:
+                        if event.resource.id == _journal.resource_id(self.record):
+                            await self._found.put(_signal_of(event))
+            except Exception as error:  # the button and a cancellation still stop it
+                self._logger.warning("Prefect's events cannot be listened to, trying again: %s", error)
+            await asyncio.sleep(_AGAIN_SECONDS)
+
+    async def _health(self) -> None:
+        """The canary, while it gets traffic that stable could take."""
+        while not self._has_traffic():  # noqa: ASYNC110 half a second late is soon enough
+            await asyncio.sleep(_LOOK_SECONDS)
+        well_at = time.monotonic()
+        async with client_of(self._target, self.record.canary) as client:
+            while True:
+                plan = self.record.plan
+                try:
+                    canary = await client.get(self.record.canary)
+                except NotFound:
+                    return await self._unwell("is gone")
+                except ModelDeployError:  # its provider cannot be asked: no reason to move anything
+                    well_at = time.monotonic()
+                else:
+                    if canary.status is DeploymentStatus.FAILED:
+                        return await self._unwell(f"has failed: {canary.reason}")
+                    if canary.ready or canary.status in _NOT_ILL or not self._has_traffic():
+                        well_at = time.monotonic()
+                    if time.monotonic() - well_at > plan.unready_seconds:
+                        return await self._unwell(f"has had no ready replica for {plan.unready_seconds:g} s")
+                await asyncio.sleep(max(_LOOK_SECONDS, min(plan.poll_seconds, 5.0)))
+
+    def _has_traffic(self) -> bool:
+        return self.record.weight > 0 and self.record.stable is not None and self.record.mode == "swap"
+
+    async def _safely(self, watcher: Coroutine[Any, Any, None]) -> None:
+        try:
+            await watcher
+        except Exception:
+            self._logger.exception("%s: a watcher of its rollout failed; the rollout goes on", self.record.endpoint)
+
+    async def _unwell(self, how: str) -> None:
+        await self._found.put(Signal("abort", f"{self.record.canary} {how}", "health check"))
+
+
+def _signal_of(event: Event) -> Signal:
+    order = event.event.removeprefix("modeldeploy.rollout.")
+    who, why = event.payload.get("who"), event.payload.get("reason")
+    reason = f"{order.replace('-', ' ')} by event" + (f" of {who}" if who else "") + (f": {why}" if why else "")
+    return Signal(order, reason, "event")  # type: ignore[arg-type]  # the filter lets no other through

@@ -1,0 +1,72 @@
+"""Reconcile: rollouts whose process is gone are brought to their end."""
+
+import asyncio
+
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.logging import get_run_logger
+
+from prefect_modeldeploy.flows import _ownership
+from prefect_modeldeploy.flows._driver import drive
+from prefect_modeldeploy.flows._effects import Effects, NativeEffects, NativeReturn
+from prefect_modeldeploy.flows._start import take_over
+from prefect_modeldeploy.rollout import Phase, RolloutRecord, abort, in_flight
+from prefect_modeldeploy.target import DeploymentTarget
+from prefect_modeldeploy.tasks import _journal
+
+Targets = list[DeploymentTarget | str]
+
+
+@flow(name="reconcile-rollouts")
+async def reconcile_rollouts(targets: Targets | None = None) -> list[RolloutRecord]:
+    """Find open rollouts that nobody drives any more, and finish them or roll them back, as their plans say.
+
+    A rollout whose run gives signs of life, or is suspended until a person answers, is left alone.
+
+    Args:
+        targets: Deployment Target blocks, or names of saved ones. None: all that are saved.
+
+    Returns:
+        The records of those that were brought to an end.
+
+    Raises:
+        ModelDeployError: One of them could not be; the others were.
+    """
+    names = targets if targets is not None else await saved_targets()
+    found = [await DeploymentTarget.resolve(target) for target in names]
+    unique = list({target.endpoint: target for target in found}.values())
+    ended = await asyncio.gather(*(_reconcile(target) for target in unique), return_exceptions=True)
+    failures = [result for result in ended if isinstance(result, BaseException)]
+    for failure in failures:
+        get_run_logger().error("%s", failure)
+    if failures:
+        raise failures[0]
+    return [record for record in ended if isinstance(record, RolloutRecord)]
+
+
+async def saved_targets() -> list[DeploymentTarget | str]:
+    """Names of all saved targets."""
+    async with get_client() as client:
+        documents = await client.read_block_documents_by_type(DeploymentTarget.get_block_type_slug())
+    return [document.name for document in documents if document.name]
+
+
+async def _reconcile(target: DeploymentTarget) -> RolloutRecord | None:
+    last = await _journal.load(target.endpoint)
+    if last is None or last.phase is Phase.ENDED or not await _ownership.is_lost(last):
+        return None
+    async with _ownership.only_one(target.endpoint):
+        record = await _journal.load(target.endpoint)
+        if record is None or record.phase is Phase.ENDED or record.driver != last.driver:
+            return None  # somebody else has taken it up meanwhile
+        record = await take_over(target, record)
+    if in_flight(record) and (record.plan.on_lost == "roll_back" or record.golden_set is not None):
+        # The examples of a golden set are never kept, so nobody but the caller can go on asking them.
+        record = abort(record, "the process that drove it was lost", decided_by="reconcile")
+    return await drive(record, _effects_for(target, record))
+
+
+def _effects_for(target: DeploymentTarget, record: RolloutRecord) -> Effects:
+    if record.mode == "swap":
+        return Effects(target)
+    return NativeReturn(target) if record.kind == "roll_back" else NativeEffects(target)

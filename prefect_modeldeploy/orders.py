@@ -1,0 +1,80 @@
+"""What a person says to a rollout that runs: an answer at a gate, or an order. For the command line and for scripts."""
+
+import getpass
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.events import Event
+from prefect.events.clients import get_events_client
+from prefect.events.schemas.events import Resource
+from prefect.exceptions import FlowPauseTimeout, NotPausedError
+from prefect.flow_runs import aresume_flow_run
+
+from prefect_modeldeploy.errors import InvalidInput, RolloutError
+from prefect_modeldeploy.rollout import Phase, RolloutRecord
+from prefect_modeldeploy.tasks import _journal
+
+ORDERS = ("abort", "skip", "promote-fully")
+"""Events `modeldeploy.rollout.<order>` that a running rollout obeys. Their payload may say `who` and `reason`."""
+
+
+async def open_rollout(endpoint: str) -> RolloutRecord:
+    """The record of the endpoint's rollout.
+
+    Raises:
+        InvalidInput: None is open there.
+    """
+    record = await _journal.load(endpoint)
+    if record is None or record.phase is Phase.ENDED:
+        raise InvalidInput("endpoint", endpoint, "has no open rollout")
+    return record
+
+
+async def answer(endpoint: str, decision: str, comment: str = "", approver: str | None = None) -> RolloutRecord:
+    """Answer the rollout that waits for approval.
+
+    Args:
+        endpoint: Name of the endpoint.
+        decision: `promote`, `promote_fully`, `skip`, `extend` or `roll_back`.
+        comment: Why; kept in the record.
+        approver: Who says so. None: the user of this machine.
+
+    Raises:
+        InvalidInput: It has no open rollout.
+        RolloutError: The rollout does not wait for anybody.
+    """
+    record = await open_rollout(endpoint)
+    run = record.driver.flow_run if record.driver else None
+    if run is None:
+        raise RolloutError(f"the rollout of {endpoint} has no flow run now; reconcile-rollouts takes it up again")
+    async with get_client() as client:
+        state = (await client.read_flow_run(UUID(run))).state
+    if state is None or not state.is_paused():
+        raise RolloutError(f"the rollout of {endpoint} waits for nobody now (at {record.phase})")
+    said = {"decision": decision, "comment": comment, "approver": approver or getpass.getuser()}
+    try:
+        await aresume_flow_run(UUID(run), run_input=said)
+    except (NotPausedError, FlowPauseTimeout, RuntimeError) as error:  # Prefect has no error of its own for a refusal
+        raise RolloutError(f"the rollout of {endpoint} did not take the answer: {error}") from error
+    return record
+
+
+async def order(endpoint: str, what: str, reason: str = "") -> RolloutRecord:
+    """Tell the run that drives a rollout to `abort`, `skip` the rest of the step, or `promote-fully`.
+
+    A rollout whose run is gone hears nothing: `roll_back` and `reconcile-rollouts` are for that.
+
+    Raises:
+        InvalidInput: The endpoint has no open rollout.
+    """
+    record = await open_rollout(endpoint)
+    event = Event(
+        event=f"modeldeploy.rollout.{what}",
+        resource=Resource(
+            {"prefect.resource.id": _journal.resource_id(record), "prefect.resource.name": record.endpoint}
+        ),
+        payload={"who": getpass.getuser(), "reason": reason},
+    )
+    async with get_events_client() as client:
+        await client.emit(event)
+    return record

@@ -1,0 +1,177 @@
+"""How long an abort takes, from the signal to the canary's last request: `python -m tests.benchmarks.abort [N]`.
+
+Each abort is of a real rollout under 200 requests/s: by event, by cancelling the run (what a worker's SIGTERM comes
+to), and by a canary that fails, counted from the moment the health check says so. `worker`: cancelled over Prefect's
+API while it runs under a process that serves it; that takes longer to start, so there are fewer of them.
+"""
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.settings import get_current_settings
+from prefect.states import Cancelling
+from prefect.testing.utilities import prefect_test_harness
+
+from prefect_modeldeploy import DeploymentTarget, LocalServing, canary_rollout, orders
+from prefect_modeldeploy.flows._signals import Signals
+from prefect_modeldeploy.local.autostart import stop_node
+from prefect_modeldeploy.target import client_of
+from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm
+from tests.flows.conftest import QUICK, Site
+from tests.traffic.load import Answers
+
+PLAN = QUICK.model_copy(update={"steps": (50,), "step_seconds": 600.0, "deadline_seconds": 3600.0})
+SERVE = (
+    "from prefect_modeldeploy import canary_rollout\nif __name__ == '__main__':\n    canary_rollout.serve('abort')\n"
+)
+
+Signalled = Callable[["asyncio.Future[object]"], Awaitable[float]]
+"""Gives the signal to a running rollout and returns when that was."""
+
+
+async def prepared(home: Path) -> Site:
+    site = Site(DeploymentTarget(credentials=LocalServing(home=home), model="m", endpoint="m"))
+    async with client_of(site.target) as client:
+        for version, source in (("1", "good"), ("2", "as_good")):
+            await client.create(site.spec(version, source))
+        async for _ in client.wait(["m-1", "m-2"], lambda deployment: deployment.ready):
+            pass
+        stable = EndpointArm(name="stable", upstream="m-1", weight=100)
+        await client.router().put_endpoint(Endpoint(name="m", arms=(stable,)))
+    return site
+
+
+async def one(answers: Answers, running: "asyncio.Future[object]", signalled: Signalled) -> float:
+    """Seconds from the signal to the last answer of the canary."""
+    seen = answers.by_arm["canary"]
+    while answers.by_arm["canary"] < seen + 20:
+        if running.done():
+            raise SystemExit(f"the rollout ended before it was aborted: {running}")
+        await asyncio.sleep(0.02)
+    since = await signalled(running)
+    count, last = answers.by_arm["canary"], since
+    while not running.done():
+        if answers.by_arm["canary"] != count:
+            count, last = answers.by_arm["canary"], time.monotonic()
+        await asyncio.sleep(0.002)
+    await asyncio.gather(running, return_exceptions=True)
+    return last - since
+
+
+async def by_event(running: "asyncio.Future[object]") -> float:
+    since = time.monotonic()
+    await orders.order("m", "abort", "benchmark")
+    return since
+
+
+async def by_cancel(running: "asyncio.Future[object]") -> float:
+    running.cancel()
+    return time.monotonic()
+
+
+async def by_health(running: "asyncio.Future[object]") -> float:
+    """Stop the canary's replicas; the clock starts when the health check has seen enough."""
+    said: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+    original = Signals._unwell
+
+    async def noted(self: Signals, how: str) -> None:
+        said.set_result(time.monotonic())
+        await original(self, how)
+
+    Signals._unwell = noted  # type: ignore[method-assign]
+    try:
+        async with LocalServing(home=HOME[0]).get_client() as client:
+            await client.stop("m-2")
+            since = await said
+            await client.start("m-2")
+    finally:
+        Signals._unwell = original  # type: ignore[method-assign]
+    return since
+
+
+HOME: list[Path] = []
+
+
+async def under_worker(site: Site, answers: Answers, count: int) -> list[float]:
+    """The same, cancelled over the API while another process runs it."""
+    environment = {**os.environ, "PREFECT_API_URL": get_current_settings().api.url or ""}
+    script = HOME[0] / "serve.py"
+    script.write_text(SERVE)
+    name = "bench"
+    await site.target.save(name, overwrite=True)
+    server = subprocess.Popen(
+        [sys.executable, str(script)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
+    took = []
+    try:
+        async with get_client() as client:
+            deployment = None
+            while deployment is None:
+                found = await client.read_deployments()
+                deployment = found[0] if found else None
+                await asyncio.sleep(0.5)
+            for _ in range(count):
+                parameters = {"target": name, "candidate": "m-2", "plan": PLAN.model_dump(mode="json")}
+                run = await client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
+                running = asyncio.ensure_future(_until_final(run.id))
+
+                async def cancel(_: object, run_id: UUID = run.id) -> float:
+                    since = time.monotonic()
+                    await client.set_flow_run_state(run_id, Cancelling())
+                    return since
+
+                took.append(await one(answers, running, cancel))
+    finally:
+        server.terminate()
+        server.wait()
+    return took
+
+
+async def _until_final(run_id: UUID) -> object:
+    async with get_client() as client:
+        while True:
+            state = (await client.read_flow_run(run_id)).state
+            if state is not None and state.is_final():
+                return state
+            await asyncio.sleep(0.3)
+
+
+def show(name: str, took: list[float]) -> None:
+    ordered = sorted(took)
+    p50, p99 = ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]
+    print(
+        f"  {name:14s} {len(ordered):4d} aborts   median {p50:.2f} s   p99 {p99:.2f} s   longest {ordered[-1]:.2f} s",
+        flush=True,
+    )
+
+
+async def main(count: int) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        HOME.append(Path(directory))
+        site = await prepared(HOME[0])
+        print("signal to last request of the canary  (goal: p99 < 5 s under a worker, < 1 s from the health check)")
+        try:
+            async with await site.load(rate=200) as answers:
+                for name, signalled in (("event", by_event), ("cancel", by_cancel), ("health check", by_health)):
+                    plan = PLAN.model_copy(update={"unready_seconds": 0.5})
+                    took = []
+                    for _ in range(count):
+                        running = asyncio.ensure_future(canary_rollout(site.target, "m-2", plan))
+                        took.append(await one(answers, running, signalled))
+                    show(name, took)
+                show("worker", await under_worker(site, answers, max(3, count // 5)))
+        finally:
+            await stop_node(HOME[0])
+
+
+if __name__ == "__main__":
+    with prefect_test_harness(server_startup_timeout=90):
+        asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 100))

@@ -1,0 +1,84 @@
+"""One rollout an endpoint, driven by one process; when that is gone another takes over for good."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+from prefect.settings import get_current_settings
+
+from prefect_modeldeploy import canary_rollout, orders, reconcile_rollouts
+from prefect_modeldeploy.errors import RolloutInProgress
+from prefect_modeldeploy.rollout import Phase, RolloutRecord
+from prefect_modeldeploy.tasks import _journal
+from tests.chaos.victim import Case
+from tests.conftest import eventually
+from tests.flows.conftest import QUICK, Site
+
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.slow]
+
+
+async def test_of_ten_that_start_at_once_exactly_one_runs(site: Site) -> None:
+    async with await site.load() as answers:
+        await site.history(answers)
+        plan = QUICK.model_copy(update={"step_seconds": 120.0, "deadline_seconds": 600.0})
+        ten = [asyncio.ensure_future(canary_rollout(site.target, site.spec("2"), plan)) for _ in range(10)]
+        await eventually(lambda: sum(task.done() for task in ten) == 9 and answers.by_arm["canary"], seconds=240)
+        await orders.order(site.target.endpoint, "abort")
+        results = await asyncio.gather(*ten, return_exceptions=True)
+    assert Counter(type(result) for result in results) == {RolloutRecord: 1, RolloutInProgress: 9}, results
+    assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
+    assert f"{site.target.model}-2" not in await site.deployments()
+    assert set(answers.failures) <= {"status 500"}
+
+
+async def test_a_driver_that_sleeps_is_replaced_and_changes_nothing_when_it_wakes(site: Site, tmp_path: Path) -> None:
+    """Stopped between doing the shift and saving it; reconcile brings the rollout to its end; then it wakes."""
+    async with await site.load() as answers:
+        await site.history(answers)
+        sleeper = start(site, tmp_path, "shift:after", "stop")
+        try:
+            await eventually(lambda: psutil.Process(sleeper.pid).status() == psutil.STATUS_STOPPED, seconds=120)
+            [record] = await reconcile_rollouts([site.target])
+            assert record.outcome == "promoted", record.reason
+            before = await site.endpoint()
+            sleeper.send_signal(signal.SIGCONT)
+            said, _ = await asyncio.to_thread(sleeper.communicate, timeout=120)
+        finally:
+            sleeper.kill()
+    assert sleeper.returncode != 0
+    assert "StaleEpoch" in said
+    assert await site.endpoint() == before
+    after = await _journal.load(site.target.endpoint)
+    assert after is not None
+    assert (after.phase, after.outcome, after.id) == (Phase.ENDED, "promoted", record.id)
+    assert set(answers.failures) <= {"status 500"}
+
+
+async def test_a_plan_can_say_that_a_lost_rollout_is_rolled_back(site: Site, tmp_path: Path) -> None:
+    async with await site.load() as answers:
+        await site.history(answers)
+        killed = start(site, tmp_path, "shift:saved", "kill", on_lost="roll_back")
+        await asyncio.to_thread(killed.communicate, timeout=120)
+        [record] = await reconcile_rollouts([site.target])
+    assert (record.outcome, record.decided_by) == ("rolled_back", "reconcile")
+    assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
+    assert await reconcile_rollouts([site.target]) == []
+
+
+def start(site: Site, directory: Path, point: str, how: str, **plan: object) -> "subprocess.Popen[str]":
+    """A process that rolls version 2 out, and has an accident at a point."""
+    arguments = {"target": site.target, "candidate": site.spec("2"), "plan": QUICK.model_copy(update=plan)}
+    case = Case(canary_rollout, arguments, point, how, directory / "struck").write(directory / "case")
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.chaos.victim", str(case)],
+        env={**os.environ, "PREFECT_API_URL": get_current_settings().api.url or ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )

@@ -1,0 +1,157 @@
+"""What stops a rollout from outside, or makes it go on: events, the canary's health, answers at gates."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from prefect.events.clients import get_events_client
+
+from prefect_modeldeploy import Approval, RolloutRecord, canary_rollout, orders
+from prefect_modeldeploy.errors import InvalidInput, RolloutError
+from prefect_modeldeploy.target import client_of, router_of
+from prefect_modeldeploy.tasks import _journal
+from tests.conftest import eventually
+from tests.flows.conftest import QUICK, Site
+from tests.traffic.load import Answers
+
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.slow]
+
+LONG = QUICK.model_copy(update={"step_seconds": 60.0, "deadline_seconds": 300.0})
+
+
+@asynccontextmanager
+async def under_way(site: Site, **plan: object) -> AsyncIterator[tuple["asyncio.Task[RolloutRecord]", Answers]]:
+    """A rollout whose canary has traffic and which would go on for long."""
+    async with await site.load() as answers:
+        await site.history(answers)
+        running = asyncio.ensure_future(canary_rollout(site.target, site.spec("2"), LONG.model_copy(update=plan)))
+        await eventually(lambda: answers.by_arm["canary"] > 20 or running.done())
+        yield running, answers
+
+
+async def test_an_event_aborts_it(site: Site) -> None:
+    async with under_way(site) as (running, answers):
+        await orders.order(site.target.endpoint, "abort", "drift in production")
+        record = await asyncio.wait_for(running, 60)
+    assert (record.outcome, record.decided_by) == ("rolled_back", "event")
+    assert "drift in production" in record.reason
+    assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
+    assert set(answers.failures) <= {"status 500"}
+
+
+async def test_an_event_about_another_endpoint_is_not_for_it(site: Site) -> None:
+    from prefect.events import Event
+    from prefect.events.schemas.events import Resource
+
+    async with under_way(site) as (running, _):
+        other = Resource({"prefect.resource.id": "modeldeploy.local.another"})
+        async with get_events_client() as client:
+            await client.emit(Event(event="modeldeploy.rollout.abort", resource=other))
+        await orders.order(site.target.endpoint, "skip")
+        await eventually(lambda: _step_of(site, 1), seconds=60)
+        assert not running.done()
+        await orders.order(site.target.endpoint, "promote-fully", "it is urgent")
+        record = await asyncio.wait_for(running, 60)
+    assert (record.outcome, record.decided_by) == ("promoted", "event")
+    assert "it is urgent" in record.reason
+
+
+async def _step_of(site: Site, step: int) -> bool:
+    record = await _journal.load(site.target.endpoint)
+    return record is not None and record.step == step
+
+
+async def test_a_canary_that_is_gone_is_rolled_back_at_once(site: Site) -> None:
+    async with under_way(site, unready_seconds=1.0) as (running, answers):
+        async with client_of(site.target) as client:
+            await client.stop(f"{site.target.model}-2")
+        record = await asyncio.wait_for(running, 60)
+    assert (record.outcome, record.decided_by) == ("rolled_back", "health check")
+    assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
+    assert answers.count
+
+
+async def test_a_stable_that_is_stopped_is_started_before_the_traffic_comes_back(site: Site) -> None:
+    model = site.target.model
+    async with under_way(site) as (running, _):
+        async with router_of(site.target) as (router, name):
+            epoch = (await router.get_endpoint(name)).epoch
+            await router.set_weights(name, {"canary": 100}, expected_epoch=epoch)
+        async with client_of(site.target) as client:
+            await client.stop(f"{model}-1")
+        await orders.order(site.target.endpoint, "abort")
+        record = await asyncio.wait_for(running, 60)
+    assert record.outcome == "rolled_back"
+    assert await site.arms() == {"stable": (f"{model}-1", 100.0)}
+    assert (await site.deployments())[f"{model}-1"] == "READY"
+
+
+async def test_a_person_answers_at_every_gate(site: Site) -> None:
+    """Traffic, each further step and the promotion: promote, extend, skip; the last answer stays in the record."""
+    approval = Approval(before=("traffic", "step", "promotion"), timeout_seconds=120)
+    plan = QUICK.model_copy(update={"steps": (20, 30, 50), "step_seconds": 0.5})
+    async with await site.load() as answers:
+        await site.history(answers)
+        running = asyncio.ensure_future(canary_rollout(site.target, site.spec("2"), plan, approval=approval))
+        said = list[str]()
+        for gate, decision in (
+            ("traffic", "promote"),
+            ("step 2", "extend"),
+            ("step 2", "promote"),
+            ("step 3", "skip"),
+        ):
+            await _answered(site, running, decision)
+            said.append(gate)
+        record = await asyncio.wait_for(running, 120)
+    assert record.outcome == "promoted", record.reason
+    assert record.answer is not None
+    assert (record.answer.gate, record.answer.decision, record.answer.comment) == ("step 3", "skip", "fine")
+    async with router_of(site.target) as (router, name):
+        entries = [entry["event"] for entry in await router.audit(name)]  # type: ignore[attr-defined]
+    assert [e["answer"]["gate"] for e in entries if "answer" in e] == said
+    assert entries[0]["plan"]["steps"] == [20, 30, 50]
+    assert [e["effect"] for e in entries][-1] == "end"
+
+
+async def _answered(site: Site, running: "asyncio.Task[RolloutRecord]", decision: str) -> None:
+    async def done() -> bool:
+        assert not running.done(), running.result()
+        try:
+            await orders.answer(site.target.endpoint, decision, "fine", "ada")
+        except (RolloutError, InvalidInput):
+            return False
+        return True
+
+    await eventually(done, seconds=60)
+
+    async def went_on() -> bool:
+        if running.done():
+            return True
+        record = await _journal.load(site.target.endpoint)
+        return record is not None and record.answer is not None and record.answer.decision == decision
+
+    await eventually(went_on, seconds=60)
+
+
+async def test_a_rollout_that_waits_for_nobody_cannot_be_answered(site: Site) -> None:
+    with pytest.raises(InvalidInput, match="no open rollout"):
+        await orders.answer(site.target.endpoint, "promote")
+    async with under_way(site) as (running, _):
+        with pytest.raises(RolloutError, match="waits for nobody"):
+            await orders.answer(site.target.endpoint, "promote")
+        await orders.order(site.target.endpoint, "abort")
+        await running
+
+
+async def test_the_button_works_while_a_person_is_waited_for(site: Site) -> None:
+    """An abort wins over an approval that nobody gives."""
+    approval = Approval(before=("step",), timeout_seconds=120)
+    plan = QUICK.model_copy(update={"step_seconds": 0.3})
+    async with await site.load() as answers:
+        await site.history(answers)
+        running = asyncio.ensure_future(canary_rollout(site.target, site.spec("2"), plan, approval=approval))
+        await eventually(lambda: _step_of(site, 1), seconds=60)
+        await orders.order(site.target.endpoint, "abort", "not now")
+        record = await asyncio.wait_for(running, 60)
+    assert (record.outcome, record.decided_by) == ("rolled_back", "event")
