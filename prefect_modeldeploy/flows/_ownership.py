@@ -6,6 +6,7 @@ behind a router of ours the endpoint's epoch refuses it besides.
 """
 
 import asyncio
+import itertools
 import os
 import platform
 from collections.abc import AsyncIterator
@@ -29,6 +30,9 @@ BEAT_SECONDS = 5.0
 SILENT_SECONDS = 20.0
 """A driver that has given no sign for so long is gone."""
 
+_driving: set[str] = set()
+"""Tokens of the drivers in this process."""
+
 _LOCK_WAIT_SECONDS = 90.0
 _LEASE_SECONDS = 60.0
 """The shortest that Prefect knows: so long a starter that dies keeps others from starting."""
@@ -38,6 +42,7 @@ def taken(record: RolloutRecord) -> RolloutRecord:
     """The record with this process as its driver."""
     run = str(flow_run.id) if flow_run.id else None
     driver = Driver(token=uuid4().hex, flow_run=run, host=platform.node(), pid=os.getpid())
+    _driving.add(driver.token)
     return record.model_copy(update={"driver": driver})
 
 
@@ -51,19 +56,16 @@ async def check(record: RolloutRecord) -> None:
 async def keep_beating(record: RolloutRecord, logger: Logger) -> None:
     """Give signs of life until cancelled."""
     assert record.driver is not None, "only a driver has a heart"
-    count = 0
-    while True:
-        count += 1
-        try:
-            await Variable.aset(
-                _beat_variable(record.endpoint),
-                {"driver": record.driver.token, "beat": count},
-                tags=["modeldeploy"],
-                overwrite=True,
-            )
-        except Exception as error:  # somebody may take over then, and this process will notice
-            logger.warning("%s: no sign of life could be given: %s", record.endpoint, error)
-        await asyncio.sleep(BEAT_SECONDS)
+    token, name = record.driver.token, _beat_variable(record.endpoint)
+    try:
+        for count in itertools.count(1):
+            try:
+                await Variable.aset(name, {"driver": token, "beat": count}, tags=["modeldeploy"], overwrite=True)
+            except Exception as error:  # somebody may take over then, and this process will notice
+                logger.warning("%s: no sign of life could be given: %s", record.endpoint, error)
+            await asyncio.sleep(BEAT_SECONDS)
+    finally:
+        _driving.discard(token)
 
 
 async def is_lost(record: RolloutRecord) -> bool:
@@ -82,8 +84,11 @@ async def is_lost(record: RolloutRecord) -> bool:
             return False  # it has no process, by intention
         case "final":
             return True
-    if driver.host == platform.node() and not psutil.pid_exists(driver.pid):
-        return True
+    if driver.host == platform.node():
+        if driver.pid == os.getpid():
+            return driver.token not in _driving
+        if not psutil.pid_exists(driver.pid):
+            return True
     before = await _beat(record.endpoint)
     with anyio.move_on_after(SILENT_SECONDS):
         while await _beat(record.endpoint) == before:  # noqa: ASYNC110 the beat comes from another process

@@ -31,6 +31,7 @@ from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm
 from tests.chaos.victim import HOWS, WHENS, Case
 from tests.flows.conftest import QUICK, Site
+from tests.flows.hosted import MAKERS, Hosted, hosted
 
 PLAN = QUICK.model_copy(update={"steps": (50,), "step_seconds": 0.5, "former": "delete"})
 
@@ -43,8 +44,9 @@ EFFECTS = {
     ),
     "broken canary": (Effect.RESTORE, Effect.DETACH, Effect.RETIRE_CANARY, Effect.END),
     "promotion": (Effect.DEPLOY, Effect.ATTACH, Effect.FILL, Effect.PROMOTE, Effect.RETIRE_FORMER),
+    **{f"native {provider}": (Effect.CLAIM, Effect.DEPLOY, Effect.WAIT_READY, Effect.PROMOTE) for provider in MAKERS},
 }
-"""The effects of each story that runs on the local provider."""
+"""The effects of each story. A native one runs on the emulator of a hosted provider, the others on this machine."""
 
 FLOWS = {"canary": canary_rollout, "broken canary": canary_rollout, "promotion": promote_to_production}
 
@@ -113,6 +115,41 @@ async def attempt(home: Path, number: int, story: str, point: str, how: str) -> 
     return trial
 
 
+async def attempt_native(home: Path, number: int, story: str, point: str, how: str) -> Trial:
+    """The same for a promotion by the provider itself: no traffic of ours, but what serves can be asked for."""
+    trial, directory = Trial(story, point, how), home / str(number)
+    directory.mkdir()
+    async with hosted(story.removeprefix("native "), directory) as site:
+        before = await site.served()
+        arguments = {"target": site.target, "candidate": site.candidate, "mode": "native"}
+        marker = home / f"struck-{number}"
+        case = Case(promote_to_production, arguments, point, how, marker).write(home / f"case-{number}")
+        code, said = await run_victim(case)
+        if not marker.exists():
+            trial.violations.append(f"the point was not reached (exit {code}): {said[-300:]}")
+        for record in await reconcile_rollouts([site.target]):
+            trial.outcome = f"{record.outcome} after reconcile"
+        await judge_native(site, before, trial)
+    return trial
+
+
+async def judge_native(site: Hosted, before: set[tuple[str, str | None]], trial: Trial) -> None:
+    """One version serves, and the record says which."""
+    record, serving = await _journal.load(site.target.endpoint), await site.served()
+    if record is None or record.phase is not Phase.ENDED:
+        trial.violations.append(f"the rollout has not ended: {record.phase if record else 'no record'}")
+        return
+    trial.outcome = trial.outcome or (record.outcome or "")
+    if len(serving) != 1:
+        trial.violations.append(f"{len(serving)} serve: {serving}")
+    if (serving == before) is (record.outcome == "promoted"):
+        trial.violations.append(f"{record.outcome}, but {before} was there before and {serving} serves now")
+    async with client_of(site.target) as client:
+        found = [d for d in await client.find(model=site.target.model) if d.id == (record.serving or record.canary)]
+    if record.outcome == "promoted" and not any(d.ready for d in found):
+        trial.violations.append("what serves is not ready")
+
+
 async def run_victim(case: Path) -> tuple[int, str]:
     environment = {**os.environ, "PREFECT_API_URL": get_current_settings().api.url or ""}
     process = await asyncio.create_subprocess_exec(
@@ -178,7 +215,7 @@ async def try_points(home: Path, chosen: Sequence[tuple[str, str, str]]) -> list
     """One after the other; each takes some seconds."""
     trials = []
     for number, (story, point, how) in enumerate(chosen):
-        trial = await attempt(home, number, story, point, how)
+        trial = await (attempt_native if story.startswith("native") else attempt)(home, number, story, point, how)
         print(f"{number + 1}/{len(chosen)} {trial}", file=sys.stderr, flush=True)
         trials.append(trial)
     return trials

@@ -19,6 +19,9 @@ SAMPLE = (
     ("broken canary", "restore:after", "kill"),
     ("broken canary", "retire_canary:before", "kill"),
     ("promotion", "fill:after", "sigterm"),
+    ("native baseten", "promote:after", "kill"),
+    ("native scale", "promote:after", "lost answer"),
+    ("native fiddler", "deploy:after", "kill"),
 )
 
 
