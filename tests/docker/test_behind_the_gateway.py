@@ -10,25 +10,31 @@ import pytest_asyncio
 
 from prefect_modeldeploy import (
     Autoscaling,
+    DeploymentSpec,
     DeploymentTarget,
     DeploymentUpdate,
     DockerServing,
     Gateway,
+    LocalServing,
     canary_rollout,
     promote_to_production,
+    scale_to_zero,
+    wake_up,
 )
 from prefect_modeldeploy.errors import ProviderUnavailable
 from prefect_modeldeploy.local.autostart import ensure_node, stop_node
 from prefect_modeldeploy.local.home import Home
+from prefect_modeldeploy.providers.matrix import fit
 from prefect_modeldeploy.target import client_of, router_of
-from prefect_modeldeploy.tasks import ascale_deployment, aupdate_deployment
+from prefect_modeldeploy.tasks import ascale_deployment, aset_arms, aupdate_deployment
 from tests.conftest import eventually
 from tests.docker.conftest import Host, ready
-from tests.flows.conftest import QUICK
+from tests.flows.conftest import MODELS, QUICK
 from tests.traffic.load import load
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
+ARMS = ("stable", "canary")
 BODY = b'{"x": 1}'
 USUAL = {"ERROR_RATE": "0.04"}
 """Models fail now and then: where nothing ever fails, proof of safety takes long."""
@@ -112,6 +118,32 @@ async def test_what_serves_is_scaled_updated_and_crashes_and_nothing_is_lost(
         await eventually(lambda: all_of(url, set(replicas)))
     assert answers.failures == []
     assert host.names() == ["g2-r0", "g2-r1"]
+
+    await scale_to_zero([target], only_if_idle_seconds=None, on_no_wake="stop")
+    assert {one.status for one in host.containers()} == {"exited"}
+    await wake_up([target])
+    assert len(await served_by(url)) == 2, "no request wakes them, the flow does"
+
+
+async def test_a_container_and_a_replica_of_the_node_share_an_endpoint(
+    host: Host, target: DeploymentTarget, tmp_path: Path
+) -> None:
+    """Docker's cells of the matrix in docs/canary-across-providers.md: native, as the node's own."""
+    local = LocalServing(home=tmp_path)
+    source = "prefect_modeldeploy.sandbox.behaviours:echo"
+    python_path = {"python_path": [str(MODELS)]}
+    async with local.get_client() as client:
+        await ready(
+            client, await client.create(DeploymentSpec(name="mine", model="m", source=source, options=python_path))
+        )
+    await promote_to_production(target, host.spec("1"))
+    both = target.model_copy(update={"other_credentials": local})
+    assert fit(target.credentials, local) == fit(local, target.credentials) == "native"
+    await aset_arms(both, {"stable": (host.spec("1").name, 50.0), "canary": ("mine", 50.0)})
+    url = await url_of(target)
+    async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
+        answers = [await http.post(url, json={"x": 1}, headers={"X-Modeldeploy-Arm": arm}) for arm in ARMS]
+    assert [answer.json()["echo"] for answer in answers] == [{"x": 1}] * 2
 
 
 async def all_of(url: str, replicas: set[str]) -> bool:

@@ -1,9 +1,13 @@
 """Deployments on a real Docker engine: made once, found again, replaced without a gap, gone without a trace."""
 
+import ast
 import asyncio
+import os
+import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -12,6 +16,7 @@ import pytest_asyncio
 from prefect_docker import DockerHost
 from pydantic import SecretStr
 
+import prefect_modeldeploy
 from prefect_modeldeploy import (
     Autoscaling,
     DeploymentSpec,
@@ -32,8 +37,9 @@ from prefect_modeldeploy.errors import (
 from prefect_modeldeploy.providers.docker import DockerClient
 from prefect_modeldeploy.providers.docker.engine import Engine
 from tests.conftest import eventually
-from tests.docker.conftest import Host, ready
+from tests.docker.conftest import IMAGE, Host, ready
 
+PAGE = Path(prefect_modeldeploy.__file__).parent / "docs" / "providers" / "docker.md"
 SECRET = "planted-5ecret-value"
 TWO = Autoscaling(min_replicas=2)
 
@@ -81,7 +87,7 @@ async def test_the_life_of_a_deployment(host: Host, with_secret: DockerClient) -
 
 async def test_the_example_of_the_page_works(engine: docker.DockerClient, monkeypatch: pytest.MonkeyPatch) -> None:
     [example] = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    monkeypatch.setenv("DOCKER_HOST", engine.api.base_url.replace("http+docker://localhost", "") or SOCKET)
+    monkeypatch.setenv("DOCKER_HOST", os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock"))
     monkeypatch.setenv("IMAGE", IMAGE)
     await eval(compile(example, str(PAGE), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), {})
     assert engine.containers.list(all=True, filters={"label": "modeldeploy.deployment=fraud-2"}) == []
