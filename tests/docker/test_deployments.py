@@ -136,6 +136,9 @@ async def test_what_cannot_run_has_failed_and_says_why(host: Host, with_secret: 
     assert "the key is **********" in "\n".join(await client.logs(failing["crash"][0].name))
     up = await ready(client, await client.start(failing["port"][0].name))  # the port is free now
     assert up.endpoint_url == f"http://127.0.0.1:{port}"
+    for change in (client.scale(up.id, TWO), client.update(up.id, DeploymentUpdate(version="2"))):
+        with pytest.raises(InvalidInput, match="host_port"):
+            await change
     await asyncio.gather(*(client.delete(spec.name) for spec, _ in failing.values()))
     assert host.names() == []
 

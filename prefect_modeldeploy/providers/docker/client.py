@@ -168,7 +168,11 @@ class DockerClient(ServingClient):
                 return await self._scaled(active, replicas_of(wanted.autoscaling))
             number, wanted = newest.generation, newest.spec
         else:
-            await self.engine.have_image(str(wanted.source), options_of(wanted).pull)
+            options = options_of(wanted)
+            if options.host_port in {one.port for one in active}:
+                hint = "the former replica has it until the new one is ready: leave it out, or delete and create"
+                raise InvalidInput("options.host_port", options.host_port, hint)
+            await self.engine.have_image(str(wanted.source), options.pull)
         await self._roll(wanted, here[0].birth, number)
         return await self.get(deployment_id)
 
@@ -176,10 +180,11 @@ class DockerClient(ServingClient):
         """Have `min_replicas` containers: there is no autoscaler. Returns when new ones are ready.
 
         Raises:
-            DeploymentFailed: A new one failed. Those that failed are gone again.
+            DeploymentFailed: A new one failed. The new ones are gone again.
         """
         active = _running(await self._of(deployment_id))
-        return await self._scaled(active, replicas_of(autoscaling, len(active)))
+        wanted = merged(active[0].spec, DeploymentUpdate(autoscaling=autoscaling), len(active))
+        return await self._scaled(active, replicas_of(wanted.autoscaling))
 
     async def stop(self, deployment_id: str) -> Deployment:
         """Stop the containers, after what they are answering; they stay, with their ports."""
@@ -329,9 +334,10 @@ class DockerClient(ServingClient):
         await self._remove(one for one in await self._of(name) if one.generation < generation)
 
     async def _scaled(self, active: Sequence[Container], count: int) -> Deployment:
+        active = sorted(active, key=lambda one: (one.state is not State.READY, one.replica))  # those go last
         first, kept, extra = active[0], active[:count], active[count:]
         missing, used = count - len(kept), {one.replica for one in active}
-        new = [number for number in range(active[-1].replica + 1 + missing) if number not in used][:missing]
+        new = [number for number in range(max(used) + 1 + missing) if number not in used][:missing]
         new += [one.replica for one in kept if one.state is State.JOINING]  # of a process that was killed
         if new:
             kept = [*(one for one in kept if one.replica not in new), *await self._added(first, set(new))]
