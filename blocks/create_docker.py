@@ -20,6 +20,7 @@ import os
 import sys
 from typing import Any
 
+from prefect.types import SecretDict
 from prefect_docker import DockerHost, DockerRegistryCredentials
 
 from prefect_modeldeploy.errors import ModelDeployError
@@ -47,7 +48,7 @@ def from_environment() -> DockerServing:
         if value := os.environ.get(name):
             given[field] = value
     names = filter(None, os.environ.get("MODELDEPLOY_DOCKER_SECRETS", "").split(","))
-    return DockerServing(secret_env={name: required(name) for name in names}, **given)
+    return DockerServing(secret_env=SecretDict({name: required(name) for name in names}), **given)
 
 
 async def main() -> None:

@@ -4,6 +4,7 @@ from typing import Any, get_args
 
 import pytest
 from prefect.blocks.core import Block
+from prefect.types import SecretDict
 from prefect_docker import DockerHost, DockerRegistryCredentials
 from pydantic import SecretStr, ValidationError
 
@@ -31,7 +32,7 @@ BLOCKS: list[Block] = [
     DockerServing(
         host=DockerHost(base_url="tcp://docker.example:2376"),
         registry=DockerRegistryCredentials(username="u", password=KEY, registry_url="registry.example"),
-        secret_env={"API_KEY": KEY},
+        secret_env=SecretDict({"API_KEY": "planted-key"}),
     ),
     FiddlerCredentials(base_url="https://acme.fiddler.ai", token=KEY),
     FoundryCredentials(base_url="https://acme.palantirfoundry.com", token=KEY),

@@ -32,7 +32,7 @@ from tests.docker.conftest import Host, ready
 from tests.flows.conftest import MODELS, QUICK
 from tests.traffic.load import load
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(300)]
 
 ARMS = ("stable", "canary")
 BODY = b'{"x": 1}'

@@ -13,8 +13,8 @@ from typing import Any
 import docker
 import pytest
 import pytest_asyncio
+from prefect.types import SecretDict
 from prefect_docker import DockerHost
-from pydantic import SecretStr
 
 import prefect_modeldeploy
 from prefect_modeldeploy import (
@@ -46,7 +46,7 @@ TWO = Autoscaling(min_replicas=2)
 
 @pytest_asyncio.fixture
 async def with_secret(host: Host) -> AsyncIterator[DockerClient]:
-    async with DockerServing(secret_env={"API_KEY": SecretStr(SECRET)}).get_client() as client:
+    async with DockerServing(secret_env=SecretDict({"API_KEY": SECRET})).get_client() as client:
         yield client
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.types import SecretDict
 from pydantic import ValidationError
 
 from prefect_modeldeploy import Autoscaling, DeploymentSpec, DeploymentUpdate, DockerServing, Resources
@@ -56,6 +58,17 @@ def test_an_update_changes_what_it_names() -> None:
 def test_a_block_that_cannot_work_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         DockerServing(**fields)
+
+
+@pytest.mark.usefixtures("prefect_server")
+async def test_a_saved_block_shows_no_secret_and_has_it_all_the_same() -> None:
+    await DockerServing(secret_env=SecretDict({"API_KEY": "planted-key"})).save("secretive", overwrite=True)
+    async with get_client() as client:
+        shown = await client.read_block_document_by_name("secretive", "docker-serving", include_secrets=False)
+    assert "planted-key" not in str(shown.model_dump(mode="json"))
+    loaded = await DockerServing.aload("secretive")
+    assert "planted-key" not in repr(loaded)
+    assert loaded.secret_env.get_secret_value() == {"API_KEY": "planted-key"}
 
 
 async def test_no_request_wakes_a_container_so_there_is_no_zero() -> None:

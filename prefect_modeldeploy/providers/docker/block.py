@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import ClassVar, Self
 
 import httpx
+from prefect.types import SecretDict
 from prefect_docker import DockerHost, DockerRegistryCredentials
 from pydantic import Field, SecretStr, model_validator
 
@@ -46,10 +47,12 @@ class DockerServing(ServingCredentials):
     client_class: ClassVar[type[ServingClient]] = DockerClient
 
     host: DockerHost | None = Field(
-        None, description="The Docker host. None: the one that DOCKER_HOST names, else this machine's."
+        None, title="Host", description="The Docker host. None: the one that DOCKER_HOST names, else this machine's."
     )
     registry: DockerRegistryCredentials | None = Field(
-        None, description="Credentials for the registry of the images. None: images that anybody may pull."
+        None,
+        title="Registry",
+        description="Credentials for the registry of the images. None: images that anybody may pull.",
     )
     bind_address: str = Field(
         "127.0.0.1",
@@ -63,9 +66,9 @@ class DockerServing(ServingCredentials):
     )
     lowest_port: int = Field(20_000, ge=1, le=65535, description="First port of the Docker host to choose from.")
     highest_port: int = Field(29_999, ge=1, le=65535, description="Last port of the Docker host to choose from.")
-    secret_env: dict[str, SecretStr] = Field(
-        default_factory=dict,
-        description="Secret environment variables of the containers that are made with this block.",
+    secret_env: SecretDict = Field(
+        default_factory=lambda: SecretDict({}),
+        description='Secret environment variables of the containers that are made with this block: {"NAME": "value"}.',
     )
 
     @model_validator(mode="after")
@@ -99,7 +102,8 @@ class DockerServing(ServingCredentials):
     @asynccontextmanager
     async def get_client(self) -> AsyncIterator[DockerClient]:
         """Yield a client. The engine is not called before it is needed."""
-        engine = Engine(self.host or DockerHost(), self.registry, self.secret_env.values())
+        secret_env = {name: SecretStr(str(value)) for name, value in self.secret_env.get_secret_value().items()}
+        engine = Engine(self.host or DockerHost(), self.registry, secret_env.values())
         # As the gateway reaches them: not by a proxy of the environment. Plain http needs no authorities to be read.
         async with httpx.AsyncClient(trust_env=False, verify=False) as http:  # noqa: S501
             try:
@@ -109,7 +113,7 @@ class DockerServing(ServingCredentials):
                     bind=self.bind_address,
                     address=self.address or self.bind_address,
                     ports=range(self.lowest_port, self.highest_port + 1),
-                    secret_env=self.secret_env,
+                    secret_env=secret_env,
                     logger=self.logger,
                 )
             finally:
