@@ -127,6 +127,7 @@ class Engine:
 
         Raises:
             InvalidInput: It is not on the host, and must not or cannot be pulled; says why.
+            AuthenticationFailed: The registry does not take the block's credentials.
         """
         if when != "always" and await self._has(image):
             return
@@ -156,7 +157,11 @@ class Engine:
         try:
             await registry.login(engine)
         except APIError as error:
-            raise self._refusal(f"login at {registry.registry_url}", error) from None
+            operation = f"login at {registry.registry_url}"
+            refusal = self._refusal(operation, error)
+            if "401" in refusal.problem.message:  # the engine answers 500, and quotes the registry
+                raise AuthenticationFailed(PROVIDER, operation, Problem(refusal.problem.message, 401)) from None
+            raise refusal from None
 
     async def _call(self, operation: str, do: Callable[[Any], T]) -> T:
         async for attempt in stamina.retry_context(on=_is_away, attempts=5, timeout=15.0):
