@@ -159,7 +159,8 @@ class Container:
         if self.word == "running" and self.shown["RestartCount"] < _CRASHES:
             return f"{self.name} runs, but its health check {self.options.health_path or 'of the image'} fails"
         memory = ", out of memory" if state["OOMKilled"] else ""
-        return f"{self.name} crashed {self.shown['RestartCount']} times, exit code {state['ExitCode']}{memory}"
+        code = "" if self.word == "running" else f", exit code {state['ExitCode']}"  # forgotten at the next try
+        return f"{self.name} crashed {self.shown['RestartCount']} times{code}{memory}"
 
     @property
     def joins(self) -> bool:
