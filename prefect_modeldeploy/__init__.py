@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from prefect_modeldeploy.flows import wake_up as wake_up
     from prefect_modeldeploy.gateway import Gateway as Gateway
     from prefect_modeldeploy.providers import BasetenCredentials as BasetenCredentials
+    from prefect_modeldeploy.providers import DockerServing as DockerServing
     from prefect_modeldeploy.providers import FiddlerCredentials as FiddlerCredentials
     from prefect_modeldeploy.providers import FoundryCredentials as FoundryCredentials
     from prefect_modeldeploy.providers import GradientCredentials as GradientCredentials
@@ -62,6 +63,7 @@ _HOMES = {
     "gateway": ("Gateway",),
     "providers": (
         "BasetenCredentials",
+        "DockerServing",
         "FiddlerCredentials",
         "FoundryCredentials",
         "GradientCredentials",

@@ -2,16 +2,18 @@
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Self
 
 from prefect.blocks.core import Block
 from pydantic import Field
 
-from prefect_modeldeploy.deployments import Capability
+from prefect_modeldeploy.deployments import Capability, Deployment
 from prefect_modeldeploy.errors import InvalidInput, NotFound
 from prefect_modeldeploy.gateway import Gateway
+from prefect_modeldeploy.local.client import NodeClient
 from prefect_modeldeploy.providers import Credentials
-from prefect_modeldeploy.providers.base import ServingClient
+from prefect_modeldeploy.providers.base import ServingClient, ServingCredentials
 from prefect_modeldeploy.sources import Metrics
 from prefect_modeldeploy.traffic.arm import RemoteArm
 from prefect_modeldeploy.traffic.router import TrafficRouter
@@ -118,7 +120,20 @@ async def client_of(target: DeploymentTarget | str, deployment_id: str | None = 
     if deployment_id is not None:
         target = await target.at(deployment_id)
     async with target.credentials.get_client() as client:
+        if target.gateway is not None:
+            client.moved = partial(_follow, target.gateway, target.credentials)
         yield client
+
+
+async def _follow(gateway: Gateway, credentials: ServingCredentials, deployment: Deployment) -> None:
+    """A deployment has moved: tell the gateway, if it knows it."""
+    async with gateway.get_client() as node:
+        if deployment.id in {arm["id"] for arm in await node.list_arms()}:
+            await _put_arm(node, gateway, credentials.arm(deployment))
+
+
+async def _put_arm(node: NodeClient, gateway: Gateway, arm: RemoteArm) -> None:
+    await node.put_arm(arm.model_copy(update={"ca_file": gateway.arms_ca_file}))
 
 
 @asynccontextmanager
@@ -161,4 +176,4 @@ async def register_arms(target: DeploymentTarget | str, deployment_ids: Iterable
             async with there.credentials.get_client() as client:
                 arms.append(there.credentials.arm(await client.get(deployment_id)))
         for arm in arms:  # not before all of them fit
-            await node.put_arm(arm.model_copy(update={"ca_file": target.gateway.arms_ca_file}))
+            await _put_arm(node, target.gateway, arm)

@@ -4,12 +4,15 @@ from typing import Any, get_args
 
 import pytest
 from prefect.blocks.core import Block
+from prefect.types import SecretDict
+from prefect_docker import DockerHost, DockerRegistryCredentials
 from pydantic import SecretStr, ValidationError
 
 from prefect_modeldeploy import (
     BasetenCredentials,
     BasetenMetrics,
     DeploymentTarget,
+    DockerServing,
     FiddlerCredentials,
     FoundryCredentials,
     Gateway,
@@ -26,6 +29,11 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 KEY = SecretStr("planted-key")
 BLOCKS: list[Block] = [
     BasetenCredentials(api_key=KEY),
+    DockerServing(
+        host=DockerHost(base_url="tcp://docker.example:2376"),
+        registry=DockerRegistryCredentials(username="u", password=KEY, registry_url="registry.example"),
+        secret_env=SecretDict({"API_KEY": "planted-key"}),
+    ),
     FiddlerCredentials(base_url="https://acme.fiddler.ai", token=KEY),
     FoundryCredentials(base_url="https://acme.palantirfoundry.com", token=KEY),
     GradientCredentials(api_key=KEY, project_id="p1"),

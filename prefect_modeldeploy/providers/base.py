@@ -2,7 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Literal
 
@@ -32,6 +32,8 @@ class ServingClient(ABC):
 
     provider: ClassVar[str]
     capabilities: ClassVar[frozenset[Capability]]
+    moved: Callable[[Deployment], Awaitable[None]] | None = None
+    """Awaited when a deployment's addresses have changed, before the former ones go: a gateway follows by it."""
     rolls_back: ClassVar[Literal["from", "to"]] = "from"
     """Whether `roll_back` takes the deployment that serves now, or (the provider keeps no history) the former one."""
 

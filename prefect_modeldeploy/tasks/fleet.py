@@ -11,7 +11,7 @@ from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentSt
 from prefect_modeldeploy.errors import ModelDeployError, NotFound
 from prefect_modeldeploy.providers.base import ServingClient
 from prefect_modeldeploy.rollout import Phase
-from prefect_modeldeploy.target import DeploymentTarget, router_of
+from prefect_modeldeploy.target import DeploymentTarget, client_of, router_of
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks._pair import pair
 
@@ -54,7 +54,7 @@ async def _ascale_target_to_zero(
     """
     target = await DeploymentTarget.resolve(target)
     record = await _journal.load(target.endpoint)
-    async with target.credentials.get_client() as client:
+    async with client_of(target) as client:
         found = await client.find(model=target.model)
         if record is not None and record.phase is not Phase.ENDED and record.canary in {d.id for d in found}:
             return [_row(target, d, "kept", f"a rollout is in flight, at {record.phase}") for d in found]
@@ -109,7 +109,7 @@ async def _awake_target(target: DeploymentTarget | str) -> list[FleetRow]:
         target: Block, or name of a saved one.
     """
     target = await DeploymentTarget.resolve(target)
-    async with target.credentials.get_client() as client:
+    async with client_of(target) as client:
         found = await client.find(model=target.model)
         routed = await _routed(target)
         noted = await _let_go(target)

@@ -7,10 +7,10 @@ that the hop in `adapter.py` puts around the payload and takes off the answer.
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, StringConstraints, field_validator
 
 from prefect_modeldeploy.deployments import Name
 from prefect_modeldeploy.traffic.endpoint import Server, Upstream, check_headers
@@ -79,6 +79,14 @@ class RemoteArm(_Model):
         pattern=r"^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~!$&()*+,;=:@%/-]*)?(\?[A-Za-z0-9._~=&%-]*)?$",
         description="Where predictions are sent. Nothing else of the vendor can be reached through the gateway.",
     )
+    replicas: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]+:[0-9]{1,5}$")], ...] = Field(
+        (), description="Further addresses (host:port) that answer as `url` does: the proxy spreads the requests."
+    )
+    health_path: str | None = Field(
+        None,
+        pattern=r"^/[A-Za-z0-9._~/-]*$",
+        description="Checked at every address in the background; None: no checks.",
+    )
     headers: Mapping[str, SecretStr] = Field(default_factory=dict, description="What lets requests in at the vendor.")
     grant: Grant | None = Field(None, description="Or: how to get the token that does.")
     ca_file: str | None = Field(
@@ -118,11 +126,12 @@ class RemoteArm(_Model):
 
     def upstreams(self, token: SecretStr | None, hop: tuple[str, int]) -> tuple[Upstream, ...]:
         """The arm in the proxy's terms: the vendor, and before it the adapter's hop if it needs one."""
-        parts, (host, port) = urlsplit(self.url), self.address
+        parts, addresses = urlsplit(self.url), ("{}:{}".format(*self.address), *self.replicas)
         bearer = {"Authorization": SecretStr(f"Bearer {token.get_secret_value()}")} if token else {}
         vendor = Upstream(
             name=self.vendor,
-            servers=(Server(name="vendor", host=host, port=port),),
+            servers=tuple(_server(host, int(port)) for host, _, port in (one.rpartition(":") for one in addresses)),
+            health_path=self.health_path,
             tls=self.tls,
             ca_file=self.ca_file,
             host_header=parts.netloc,
@@ -143,3 +152,9 @@ class RemoteArm(_Model):
         if self.grant is not None:
             shown["grant"]["client_secret"] = self.grant.client_secret.get_secret_value()
         return shown
+
+
+def _server(host: str, port: int) -> Server:
+    """Named by its address: when a replica moves, the former address is drained as any other server that goes."""
+    address = hashlib.sha256(f"{host}:{port}".encode()).hexdigest()
+    return Server(name=f"vendor-{address[:8]}", host=host, port=port)

@@ -1,0 +1,45 @@
+"""An image of this very Python and a small model server, made without any registry."""
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import docker
+
+VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+LEFT_OUT = {"site-packages", "test", "__pycache__", "idlelib", "tkinter", "ensurepip", "lib2to3"}
+
+
+def build(engine: docker.DockerClient, name: str) -> None:
+    """Import a file system with the interpreter, its libraries and the server."""
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / "root.tar"
+        with tarfile.open(path, "w") as tar:
+            _fill(tar)
+        repository, _, tag = name.partition(":")
+        server = f'CMD ["/python/bin/python{VERSION}", "-I", "/srv/model_server.py"]'
+        engine.api.import_image_from_file(str(path), repository=repository, tag=tag, changes=[server])
+
+
+def _fill(tar: tarfile.TarFile) -> None:
+    python, library = Path(sys.base_prefix) / "bin" / f"python{VERSION}", Path(sys.base_prefix) / "lib"
+    tar.add(python.resolve(), f"python/bin/python{VERSION}")
+    tar.add(library / f"python{VERSION}", f"python/lib/python{VERSION}", filter=_kept)
+    modules = list((library / f"python{VERSION}" / "lib-dynload").glob("*.so"))
+    for needed in _libraries([python.resolve(), *modules]):
+        tar.add(os.path.realpath(needed), needed.lstrip("/"))
+    tar.add(Path(__file__).with_name("model_server.py"), "srv/model_server.py")
+
+
+def _kept(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    parts = set(Path(entry.name).parts)
+    return None if parts & LEFT_OUT or entry.name.endswith(".a") else entry
+
+
+def _libraries(files: list[Path]) -> set[str]:
+    said = subprocess.run(["ldd", *map(str, files)], capture_output=True, text=True, check=False).stdout
+    return set(re.findall(r"(/\S+\.so\S*) \(0x", said))
