@@ -104,8 +104,8 @@ class _Zero:
 
     def _note(self, deployment: Deployment) -> LetGo:
         former, settings = self.let_go.get(deployment.id), deployment.autoscaling
-        if former and former.autoscaling and settings and settings.min_replicas == 0:
-            settings = former.autoscaling  # a request woke it: these zero replicas are ours, from last time
+        if former and settings and settings.min_replicas == 0:
+            return former  # its replicas are not gone yet, or a request woke them: this minimum is ours, from last time
         return LetGo(
             deployment=deployment.id,
             at=datetime.now(UTC),
