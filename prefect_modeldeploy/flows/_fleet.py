@@ -40,7 +40,7 @@ async def tell(key: str, rows: list[FleetRow]) -> list[FleetRow]:
     """
     for row in rows:
         get_run_logger().info("%s: %s (%s)", row.deployment, row.action.replace("_", " "), row.reason)
-    await acreate_table_artifact([_cells(row) for row in rows], key=key, description=_summary(key, rows))
+    await acreate_table_artifact(without_empty([_cells(row) for row in rows]), key=key, description=_summary(key, rows))
     if failed := [row for row in rows if row.action == "failed"]:
         problems = "; ".join(f"{row.endpoint}/{row.deployment}: {row.reason}" for row in failed)
         raise FleetError(f"{len(failed)} of {len(rows)} failed, the others are done: {problems}")
@@ -59,6 +59,12 @@ def _cells(row: FleetRow) -> dict[str, str]:
         "Replica hours saved": known(row.saved_replica_hours, ".2f") if row.action in _SAVED else "",
         "Money saved": known(row.saved_money, ".2f") if row.action in _SAVED else "",
     }
+
+
+def without_empty(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The rows without the columns that have nothing in any of them: the UI has little room."""
+    told = {name for row in rows for name, cell in row.items() if cell}
+    return [{name: cell for name, cell in row.items() if name in told} for row in rows]
 
 
 def known(value: float | None, form: str) -> str:

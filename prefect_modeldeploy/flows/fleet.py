@@ -5,7 +5,7 @@ import asyncio
 from prefect import flow
 from prefect.artifacts import acreate_table_artifact
 
-from prefect_modeldeploy.flows._fleet import Targets, known
+from prefect_modeldeploy.flows._fleet import Targets, known, without_empty
 from prefect_modeldeploy.report.words import duration
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks.describing import DeploymentRow, adescribe_target
@@ -24,7 +24,8 @@ async def fleet_report(targets: Targets) -> list[DeploymentRow]:
     resolved = [await DeploymentTarget.resolve(target) for target in targets]
     described = await asyncio.gather(*(_describe(target) for target in resolved))
     rows = [row for some in described for row in some]
-    await acreate_table_artifact([_cells(row) for row in rows], key="fleet-report", description=_summary(rows))
+    table = without_empty([_cells(row) for row in rows])
+    await acreate_table_artifact(table, key="fleet-report", description=_summary(rows))
     return rows
 
 
@@ -41,15 +42,15 @@ def _cells(row: DeploymentRow) -> dict[str, str]:
     return {
         "Target": row.endpoint,
         "Deployment": row.deployment,
-        "Version": row.version or "",
-        "Environment": row.environment or "",
-        "Provider": row.provider,
         "Status": row.status.value,
         "Replicas": str(row.replicas),
         "Routed by": row.routes or "nobody",
         "Idle for": "unknown" if row.idle_seconds is None else duration(row.idle_seconds),
         "Cost per hour": known(row.cost_per_hour, ".4g"),
         "Rollout": row.rollout or "",
+        "Version": row.version or "",
+        "Environment": row.environment or "",
+        "Provider": row.provider,
         "Reason": row.reason or "",
     }
 

@@ -161,6 +161,7 @@ async def nightly(deployed: dict[str, str], tmp_path: Path) -> AsyncIterator[Hos
         await hosting.target.credentials.save("nightly", overwrite=True)
         await hosting.target.save("nightly", overwrite=True)
         yield hosting
+        await DeploymentTarget.adelete("nightly")
 
 
 async def pause_and_resume(name: str) -> None:
