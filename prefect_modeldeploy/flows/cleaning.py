@@ -21,7 +21,8 @@ async def clean_up_orphans(
     """Do what plans have scheduled for the versions that rollouts replaced, and find the models nothing routes to.
 
     Never touched: what any endpoint of the gateway has among its arms, with any weight, shadows included; what a
-    rollout in flight names; what is young; what a plan keeps warm for a roll-back.
+    rollout in flight names; what is young; what a plan keeps warm for a roll-back. Endpoints of other gateways are not
+    seen: where a provider's deployments are behind two gateways, let it only report.
 
     Args:
         targets: Deployment Target blocks, or names of saved ones.

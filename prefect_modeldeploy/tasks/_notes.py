@@ -76,6 +76,13 @@ class Notes(Generic[N]):
         return f"{self._prefix}{hashlib.sha256(deployment_id.encode()).hexdigest()[:12]}"
 
 
+async def formers_everywhere() -> dict[str, Former]:
+    """The versions that rollouts of any endpoint have replaced, by deployment."""
+    saved = await variables(f"modeldeploy_{Former.kind}__")
+    notes = [Former.model_validate(value) for value in saved.values()]
+    return {note.deployment: note for note in notes}
+
+
 async def variables(prefix: str) -> dict[str, Any]:
     """The values of all Prefect variables whose names begin so."""
     found = dict[str, Any]()

@@ -1,18 +1,18 @@
 """Deployments that nothing routes to: those that a rollout has replaced, each at its time, and those that leak."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
 from prefect_modeldeploy.deployments import Capability, Deployment
-from prefect_modeldeploy.errors import NotFound
+from prefect_modeldeploy.errors import ModelDeployError, NotFound
 from prefect_modeldeploy.providers.base import ServingClient
 from prefect_modeldeploy.report.words import duration
 from prefect_modeldeploy.target import DeploymentTarget
-from prefect_modeldeploy.tasks._notes import Former, LetGo, Notes
+from prefect_modeldeploy.tasks._notes import Former, LetGo, Notes, formers_everywhere
 from prefect_modeldeploy.tasks._pair import pair
-from prefect_modeldeploy.tasks._rows import AT_REST, Action, FleetRow, each, row_of
+from prefect_modeldeploy.tasks._rows import AT_REST, Action, FleetRow, each, row_of, row_of_failed
 from prefect_modeldeploy.tasks._surroundings import (
     Surroundings,
     idle_seconds,
@@ -46,12 +46,13 @@ async def _aclean_up_target(
         One row per deployment; a deployment that failed does not keep the others from being done.
     """
     target = await DeploymentTarget.resolve(target)
-    formers = await Notes(Former, target.endpoint).all()
+    formers, elsewhere = await Notes(Former, target.endpoint).all(), await formers_everywhere()
     around = await look_around(target)
     async with target.credentials.get_client() as client:
         found = await client.find(model=target.model)
         price = await prices(target, client, found)
-        clean = _Clean(target, client, around, formers, price, action, older_than_seconds, dry_run)
+        others = elsewhere.keys() - formers.keys()
+        clean = _Clean(target, client, around, formers, others, price, action, older_than_seconds, dry_run)
         rows = await each(target, clean, found)
     for id in sorted(formers.keys() - {deployment.id for deployment in found}):
         rows += await _elsewhere(clean, id)
@@ -60,15 +61,17 @@ async def _aclean_up_target(
 
 async def _elsewhere(clean: "_Clean", deployment_id: str) -> list[FleetRow]:
     """The same for a former version that is at the target's other provider, or of another model."""
-    there = await clean.target.at(deployment_id)
-    async with there.credentials.get_client() as client:
-        try:
+    try:
+        there = await clean.target.at(deployment_id)
+        async with there.credentials.get_client() as client:
             deployment = await client.get(deployment_id)
-        except NotFound:  # somebody has deleted it
-            if not clean.dry_run:
-                await Notes(Former, there.endpoint).drop(deployment_id)
-            return []
-        return await each(there, replace(clean, target=there, client=client), [deployment])
+            return await each(there, replace(clean, target=there, client=client), [deployment])
+    except NotFound:  # somebody has deleted it
+        if not clean.dry_run:
+            await Notes(Former, clean.target.endpoint).drop(deployment_id)
+        return []
+    except ModelDeployError as error:
+        return [row_of_failed(clean.target, error, deployment_id)]
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class _Clean:
     client: ServingClient
     around: Surroundings
     formers: Mapping[str, Former]
+    other_formers: Set[str]
     prices: Mapping[str, float]
     action: CleanUp
     older_than: float
@@ -90,6 +94,8 @@ class _Clean:
             return self._row(deployment, "kept", why)
         if former is not None:
             return await self._former(deployment, former)
+        if deployment.id in self.other_formers:
+            return self._row(deployment, "kept", "a rollout of another endpoint has planned when it goes")
         if why := self._has_a_role(deployment) or await self._young(deployment):
             return self._row(deployment, "kept", why)
         return await self._do(deployment, self.action, "nothing routes to it")

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from prefect_modeldeploy.deployments import Deployment
 from prefect_modeldeploy.providers.base import ServingClient
 from prefect_modeldeploy.target import DeploymentTarget
-from prefect_modeldeploy.tasks._notes import Former, LetGo, Notes
+from prefect_modeldeploy.tasks._notes import Former, LetGo, Notes, formers_everywhere
 from prefect_modeldeploy.tasks._pair import pair
 from prefect_modeldeploy.tasks._rows import AT_REST, Action, FleetRow, each, row_of
 from prefect_modeldeploy.tasks._surroundings import Surroundings, idle_seconds, look_around, prices, replicas_of
@@ -50,7 +50,7 @@ async def _ascale_target_to_zero(
             around=await look_around(target, also),
             prices=await prices(target, client, found),
             let_go=await Notes(LetGo, target.endpoint).all(),
-            formers=await Notes(Former, target.endpoint).all(),
+            formers=await formers_everywhere(),
         )
         return await each(target, zero, found)
 

@@ -141,13 +141,14 @@ async def test_what_was_deleted_by_hand_is_forgotten(site: Site) -> None:
 @pytest.mark.slow
 async def test_orphans_are_found_and_nothing_else_is_ever_touched(site: Site) -> None:
     name, model = site.target.endpoint, site.target.model
-    await create(site, "2", "3", "4", "5", "6")
+    await create(site, "2", "3", "4", "5", "6", "7")
     await route(site, f"{name}-b", stable=(f"{model}-1", 100), canary=(f"{model}-2", 0))
     shadow = Shadow(arm="canary", share=10)
     await route(site, f"{name}-c", shadow, stable=(f"{model}-1", 100), canary=(f"{model}-3", 0))
     await _journal.save(record_of(site, Phase.SHIFTED, stable=f"{model}-4", canary="other"))
     later = datetime.now(UTC) + timedelta(hours=1)
     await Notes(Former, name).put(Former(deployment=f"{model}-5", rollout="r", zero_at=later))
+    await Notes(Former, f"{name}-b").put(Former(deployment=f"{model}-7", rollout="r", delete_at=datetime.now(UTC)))
 
     young = told(await clean_up_orphans([site.target], action="delete"))["6"]
     assert young[0] == "kept"
@@ -163,12 +164,13 @@ async def test_orphans_are_found_and_nothing_else_is_ever_touched(site: Site) ->
         "4": ("kept", f"{name} has a rollout at SHIFTED"),
         "5": ("kept", f"warm for a roll-back until {later:%Y-%m-%d %H:%M} UTC"),
         "6": ("orphan", "nothing routes to it; it is READY"),
+        "7": ("kept", "a rollout of another endpoint has planned when it goes"),
     }
     await clean_up_orphans([site.target], action="delete", older_than_seconds=0, dry_run=True)
     assert set((await own(site)).values()) == {"READY"}
     rows = await clean_up_orphans([site.target], action="delete", older_than_seconds=0)
     assert {version for version, (action, _) in told(rows).items() if action == "deleted"} == {"6"}
-    await eventually(lambda: has_only(site, "1", "2", "3", "4", "5"))
+    await eventually(lambda: has_only(site, "1", "2", "3", "4", "5", "7"))
     table = await Artifact.aget("clean-up-orphans")
     assert table is not None
     assert "1 deleted" in str(table.description)
@@ -186,7 +188,7 @@ async def test_what_is_routed_to_meanwhile_is_let_be(site: Site) -> None:
     """Between the look at all and the deed, somebody puts the orphan to use."""
     async with client_of(site.target) as client:
         first = await client.get(f"{site.target.model}-1")
-        clean = _Clean(site.target, client, Surroundings([], []), {}, {}, "delete", 0.0, dry_run=False)
+        clean = _Clean(site.target, client, Surroundings([], []), {}, set(), {}, "delete", 0.0, dry_run=False)
         row = await clean(first)
     assert (row.action, row.reason) == ("kept", f"routed by {site.target.endpoint}: stable 100 %")
     assert await own(site) == {first.id: "READY"}
