@@ -88,7 +88,7 @@ def test_a_missing_variable_is_one_clear_line(environment: dict[str, str]) -> No
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(500)  # the set-up, with its command lines and the worker, is counted too
 async def test_each_deployment_is_run_once_by_the_worker(site: Site) -> None:
     first, second = (json.loads(site.spec(version, "good").model_dump_json()) for version in ("1", "2"))
     await run("promote-to-production/promote-to-production", target=TARGET, candidate=first, approval=None)
