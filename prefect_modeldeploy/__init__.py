@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from prefect_modeldeploy.errors import ModelDeployError as ModelDeployError
     from prefect_modeldeploy.flows import Approval as Approval
     from prefect_modeldeploy.flows import canary_rollout as canary_rollout
+    from prefect_modeldeploy.flows import clean_up_orphans as clean_up_orphans
+    from prefect_modeldeploy.flows import fleet_report as fleet_report
     from prefect_modeldeploy.flows import promote_to_production as promote_to_production
     from prefect_modeldeploy.flows import reconcile_rollouts as reconcile_rollouts
     from prefect_modeldeploy.flows import roll_back as roll_back
@@ -54,6 +56,8 @@ _HOMES = {
     "flows": (
         "Approval",
         "canary_rollout",
+        "clean_up_orphans",
+        "fleet_report",
         "promote_to_production",
         "reconcile_rollouts",
         "roll_back",

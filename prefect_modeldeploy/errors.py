@@ -14,6 +14,7 @@
      ├── GatewayError             the proxy could not be started or configured
      │    └── StaleEpoch               another rollout has taken over this endpoint
      ├── NodeError                the local serving node could not be started or reached
+     ├── FleetError               some deployments of a fleet could not be done; the others were
      └── RolloutError             a rollout cannot go on; its record says where it stands
           ├── RolloutInProgress        the endpoint has a rollout already
           └── RolloutsHalted           the red button is pressed; no rollout may begin
@@ -136,6 +137,10 @@ class StaleEpoch(GatewayError):
 
 class NodeError(ModelDeployError):
     """The local serving node could not be started or reached."""
+
+
+class FleetError(ModelDeployError):
+    """Some deployments of a fleet could not be done; the others were."""
 
 
 class RolloutError(ModelDeployError):

@@ -60,9 +60,10 @@ class TestDeployments:
         assert "prefect.blocks" not in yaml.dump(deployment)
 
 
-def test_the_four_deployments_are_there() -> None:
+def test_the_deployments_are_there() -> None:
     names = {deployment["name"] for deployment in DEPLOYMENTS}
-    assert names >= {"canary-rollout", "promote-to-production", "scale-down", "wake-up"}
+    rollouts, fleets = {"canary-rollout", "promote-to-production"}, {"clean-up-orphans", "fleet-report"}
+    assert names >= rollouts | fleets | {"scale-down", "wake-up"}
 
 
 def test_every_flow_survives_being_sent_to_another_process() -> None:
@@ -80,7 +81,7 @@ def test_every_flow_survives_being_sent_to_another_process() -> None:
 
 
 def _some(name: str) -> dict[str, Any]:
-    if name in ("scale_to_zero", "wake_up"):
+    if "targets" in FLOWS[name].parameters.properties:
         return {"targets": ["production"]}
     return {"target": "production"} | ({} if name == "roll_back" else {"candidate": "fraud-2"})
 

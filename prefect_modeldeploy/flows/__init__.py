@@ -2,6 +2,8 @@
 
 from prefect_modeldeploy.compat import warn_if_server_cannot_start
 from prefect_modeldeploy.flows.canary import canary_rollout
+from prefect_modeldeploy.flows.cleaning import clean_up_orphans
+from prefect_modeldeploy.flows.fleet import fleet_report
 from prefect_modeldeploy.flows.promote import promote_to_production
 from prefect_modeldeploy.flows.reconcile import reconcile_rollouts
 from prefect_modeldeploy.flows.roll_back import roll_back
@@ -13,6 +15,8 @@ warn_if_server_cannot_start()
 __all__ = [
     "Approval",
     "canary_rollout",
+    "clean_up_orphans",
+    "fleet_report",
     "promote_to_production",
     "reconcile_rollouts",
     "roll_back",

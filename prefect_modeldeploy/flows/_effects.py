@@ -16,6 +16,7 @@ from prefect_modeldeploy.errors import (
 from prefect_modeldeploy.flows._approval import ask
 from prefect_modeldeploy.rollout import Effect, RolloutRecord, answered, asks_to_promote, finish, gate_of, held
 from prefect_modeldeploy.target import DeploymentTarget, client_of
+from prefect_modeldeploy.tasks._formers import note_former
 from prefect_modeldeploy.tasks.deployments import (
     acreate_deployment,
     adelete_deployment,
@@ -130,7 +131,9 @@ class Effects:
 
     async def _retire_former(self, record: RolloutRecord) -> None:
         serving = record.serving or record.canary
-        if record.stable is not None and record.stable != serving:  # the provider may have changed it in place
+        await note_former(record, _now())
+        warm = record.plan.former_warm_seconds > 0
+        if record.stable is not None and record.stable != serving and not warm:  # the provider may change it in place
             await _retire(self._target, record.stable, record.plan.former)
         if record.canary != serving:
             await self._retire_canary(record)

@@ -14,6 +14,7 @@
     GET    /v1/arms                              without any secret
     PUT    /v1/arms/{id}                         a RemoteArm: a deployment at a provider; twice is the same as once
     DELETE /v1/arms/{id}                         also done when the last endpoint lets go of it
+    GET    /v1/arms/{id}/activity                as of a deployment: what came through this gateway
     POST   /v1/endpoints/{name}/epoch            takes the endpoint over: raises the epoch and returns it
     GET    /v1/endpoints/{name}/windows?after=&since=   what the arms experienced since a cursor, or since a time in
                                                  seconds; after=now: only the cursor
@@ -275,6 +276,7 @@ class _Arms:
         one = "/v1/arms/{id:path}"
         return [
             Route("/v1/arms", self.list_all, methods=["GET"]),
+            Route(one + "/activity", self.activity, methods=["GET"]),
             Route(one, self.put, methods=["PUT"]),
             Route(one, self.delete, methods=["DELETE"]),
         ]
@@ -297,6 +299,9 @@ class _Arms:
             raise Refused("unavailable", str(error)) from error
         await self._node.routing.publish()
         return JSONResponse(self._arms.get(arm.id))
+
+    async def activity(self, request: Request) -> Response:
+        return JSONResponse(await self._node.routing.activity(self._arms.get(request.path_params["id"])["upstream"]))
 
     async def delete(self, request: Request) -> Response:
         arm_id = request.path_params["id"]

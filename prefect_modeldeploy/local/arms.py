@@ -125,7 +125,9 @@ class Arms:
         return [_shown(self._kept[arm_id]) for arm_id in sorted(self._kept)]
 
     def get(self, arm_id: str) -> dict[str, Any]:
-        """As `all`, of one."""
+        """As `all`, of one. Raises Refused (not_found)."""
+        if arm_id not in self._kept:
+            raise Refused("not_found", f"no arm {arm_id!r}; there are {sorted(self._kept)}")
         return _shown(self._kept[arm_id])
 
     def upstreams(self) -> tuple[Upstream, ...]:

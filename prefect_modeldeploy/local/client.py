@@ -196,6 +196,11 @@ class NodeClient:
         """The deployments at providers that the node can reach, by id; no secrets."""
         return list((await self._call("GET", "/v1/arms"))["arms"])
 
+    async def arm_idle_seconds(self, arm_id: str) -> float | None:
+        """As `idle_seconds`, of a deployment at a provider: what came through this gateway. Raises NotFound."""
+        answer = await self._call("GET", f"/v1/arms/{_quoted(arm_id)}/activity")
+        return None if answer["idle_seconds"] is None else float(answer["idle_seconds"])
+
     async def delete_arm(self, arm_id: str) -> None:
         """Let the node forget an arm and its credentials; one that is gone is no error."""
         try:

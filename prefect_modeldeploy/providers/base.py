@@ -2,7 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Literal
 
@@ -88,6 +88,10 @@ class ServingClient(ABC):
     async def idle_seconds(self, deployment_id: str) -> float | None:
         """Seconds since the last request to a deployment; None when nobody knows."""
         raise self._lacks(Capability.METRICS)
+
+    async def prices_per_replica_hour(self, deployments: Sequence[Deployment]) -> dict[str, float]:
+        """Price of one replica hour of each deployment that this provider's price list has one for, in its currency."""
+        return {}
 
     async def promote(self, deployment_id: str, *, environment: str) -> Deployment:
         """Make a deployment the one that serves `environment`, in the provider's own way.

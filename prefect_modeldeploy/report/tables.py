@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 from prefect_modeldeploy.deployments import Deployment
 from prefect_modeldeploy.report import series, words
+from prefect_modeldeploy.rollout.plan import CanaryPlan
 from prefect_modeldeploy.rollout.record import RolloutRecord, StepResult
 
 Row = dict[str, str]
@@ -102,10 +103,19 @@ def plan_table(record: RolloutRecord) -> list[Row]:
     }
     ends = {
         "Bake": f"{words.duration(plan.bake_seconds)} at {words.share(plan.full_weight)}" if plan.bake_seconds else "",
-        "The former version": after[plan.former],
+        "The former version": _former(plan, after[plan.former]),
     }
     chosen = rows | ends if record.kind == "canary" and (plan.steps or record.golden_set) else ends
     return [{"Plan": name, "Value": value} for name, value in chosen.items() if value]
+
+
+def _former(plan: CanaryPlan, what: str) -> str:
+    if plan.former == "keep":
+        return what
+    warm, later = plan.former_warm_seconds, plan.former_delete_after_seconds
+    deleted = plan.former == "scale_to_zero" and later is not None
+    after = f", {words.duration(warm)} after the promotion" if warm else ""
+    return what + after + (f", and delete it {words.duration(later)} later" if deleted else "")
 
 
 def _status(deployment: Deployment) -> str:

@@ -129,6 +129,18 @@ class CanaryPlan(BaseModel):
         description="What becomes of the former version after the promotion. Where a provider has no zero that wakes, "
         "`scale_to_zero` stops it.",
     )
+    former_warm_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds that the former version is kept warm for a roll-back, before `former` comes true: by the "
+        "next run of `clean_up_orphans` after them. Not with `keep`.",
+    )
+    former_delete_after_seconds: float | None = Field(
+        None,
+        ge=0,
+        description="Seconds after which a former version that was scaled to zero is deleted: by the next run of "
+        "`clean_up_orphans` after them. None: it is not.",
+    )
     failed_canary: Literal["keep", "scale_to_zero", "delete"] = Field(
         "delete", description="What becomes of a canary that this rollout created and rolled back."
     )

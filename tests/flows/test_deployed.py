@@ -11,13 +11,17 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.deployments import run_deployment
 from prefect.settings import get_current_settings
 
-from prefect_modeldeploy import DeploymentTarget, orders, reconcile_rollouts
+from prefect_modeldeploy import Autoscaling, DeploymentTarget, orders, reconcile_rollouts
+from prefect_modeldeploy.target import client_of
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site
+from tests.flows.hosted import Hosted, hosted
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -84,7 +88,7 @@ def test_a_missing_variable_is_one_clear_line(environment: dict[str, str]) -> No
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(500)  # the set-up, with its command lines and the worker, is counted too
 async def test_each_deployment_is_run_once_by_the_worker(site: Site) -> None:
     first, second = (json.loads(site.spec(version, "good").model_dump_json()) for version in ("1", "2"))
     await run("promote-to-production/promote-to-production", target=TARGET, candidate=first, approval=None)
@@ -99,9 +103,10 @@ async def test_each_deployment_is_run_once_by_the_worker(site: Site) -> None:
 
     await run("reconcile-rollouts/reconcile-rollouts")  # all saved targets: nothing is lost, so nothing happens
     assert await site.arms() == {"stable": ("deployed-2", 100.0)}
-    await run("scale-to-zero/scale-down", targets=[TARGET], only_if_idle_seconds=0)
-    await eventually(lambda: _all_asleep(site))
-    await run("wake-up/wake-up", targets=[TARGET])
+    await run("fleet-report/fleet-report", targets=[TARGET])
+    assert await rows_of("fleet-report") >= {("deployed-1", "SCALED_TO_ZERO"), ("deployed-2", "READY")}
+    await run("clean-up-orphans/clean-up-orphans", targets=[TARGET], action="scale_to_zero", older_than_seconds=0)
+    assert {id for id, _ in await rows_of("clean-up-orphans", "What was done")} == {"deployed-1", "deployed-2"}
     assert await site.deployments() == {"deployed-1": "SCALED_TO_ZERO", "deployed-2": "READY"}
 
 
@@ -142,13 +147,70 @@ def _json(site: Site, version: str) -> Any:
     return json.loads(site.spec(version, "good").model_dump_json())
 
 
-async def _all_asleep(site: Site) -> bool:
-    return set((await site.deployments()).values()) == {"SCALED_TO_ZERO"}
+async def rows_of(key: str, column: str = "Status") -> set[tuple[str, str]]:
+    """Deployments in a table artifact, and what it says of them."""
+    table = await Artifact.aget(key)
+    assert table is not None
+    return {(row["Deployment"], row[column]) for row in json.loads(str(table.data))}
+
+
+@pytest_asyncio.fixture
+async def nightly(deployed: dict[str, str], tmp_path: Path) -> AsyncIterator[Hosted]:
+    """A second target, at a provider whose zero changes settings."""
+    async with hosted("baseten", tmp_path) as hosting:
+        await hosting.target.credentials.save("nightly", overwrite=True)
+        await hosting.target.save("nightly", overwrite=True)
+        yield hosting
+        await DeploymentTarget.adelete("nightly")
+
+
+async def pause_and_resume(name: str) -> None:
+    """As a person does with the switch in the UI, which erases what the schedule itself says of parameters."""
+    async with get_client() as client:
+        for active in (False, True):
+            deployment = await client.read_deployment_by_name(name)
+            await client.update_deployment_schedule(deployment.id, deployment.schedules[0].id, active=active)
+        [schedule] = (await client.read_deployment_by_name(name)).schedules
+    assert schedule.active
+
+
+async def give(name: str, **parameters: Any) -> None:
+    """As a person does in the UI: parameters of the deployment, for all its runs."""
+    async with get_client() as client:
+        deployment = await client.read_deployment_by_name(name)
+        await client.update_deployment(deployment.id, DeploymentUpdate(parameters=parameters))
+
+
+async def test_down_paused_resumed_and_up_again_leaves_all_settings_as_they_were(site: Site, nightly: Hosted) -> None:
+    down, up, both = "scale-to-zero/scale-down", "wake-up/wake-up", [TARGET, "nightly"]
+    [first] = await nightly.production()
+    async with client_of(nightly.target) as client:
+        before = await client.scale(first.id, Autoscaling(min_replicas=2, max_replicas=3))
+    local = await ready(site)
+    await give(down, targets=both, only_if_idle_seconds=None)
+    await give(up, targets=both)
+    await run(down)
+    [asleep] = await nightly.production()
+    assert asleep.autoscaling is not None
+    assert asleep.autoscaling.min_replicas == 0
+    assert await ready(site) == set()
+
+    await pause_and_resume(down)
+    await pause_and_resume(up)
+    await run(up)
+    [after] = await nightly.production()
+    assert (after.autoscaling, after.ready) == (before.autoscaling, True)
+    assert await ready(site) == local
+
+
+async def ready(site: Site) -> set[str]:
+    return {id for id, status in (await site.deployments()).items() if status == "READY"}
 
 
 async def test_schedules_have_the_time_zone_and_are_on(deployed: dict[str, str]) -> None:
     async with get_client() as client:
-        for name in ("scale-to-zero/scale-down", "wake-up/wake-up"):
+        flows = ("clean-up-orphans", "fleet-report", "wake-up")
+        for name in ("scale-to-zero/scale-down", *(f"{flow}/{flow}" for flow in flows)):
             [schedule] = (await client.read_deployment_by_name(name)).schedules
             assert schedule.active
             assert schedule.slug

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from prefect_modeldeploy.errors import Conflict, InvalidInput, ProviderUnavailable
+from prefect_modeldeploy.errors import Conflict, InvalidInput, NotFound, ProviderUnavailable
 from prefect_modeldeploy.local.autostart import ensure_node
 from prefect_modeldeploy.local.client import NodeClient
 from prefect_modeldeploy.traffic.arm import Envelope, Grant, RemoteArm
@@ -137,6 +137,24 @@ async def test_an_arm_takes_part_in_a_split_beside_a_local_deployment(node: Runn
             await node.client.delete_arm("remote")
         with pytest.raises(Conflict, match="needs no arm"):
             await node.client.put_arm(there.arm("beside"))
+
+
+@pytest.mark.parametrize("adapter", [None, Envelope(field="input", answer=("output",))], ids=["native", "adapter"])
+async def test_the_gateway_knows_how_idle_an_arm_is(node: RunningNode, adapter: Envelope | None) -> None:
+    async with vendor() as there:
+        arm = there.arm(f"idle/{adapter is None}", adapter=adapter)
+        url = await put(node, "idle", stable=(arm, 100.0))
+        assert await node.client.arm_idle_seconds(arm.id) is None
+        assert (await node.http.post(url, json={"x": 1})).status_code == 200
+        first = await node.client.arm_idle_seconds(arm.id)
+        assert first is not None
+
+        async def later() -> bool:
+            return (await node.client.arm_idle_seconds(arm.id) or 0.0) > first
+
+        await eventually(later)
+        with pytest.raises(NotFound, match="no arm 'other/1'"):
+            await node.client.arm_idle_seconds("other/1")
 
 
 async def test_the_credentials_of_an_arm_are_forgotten_with_its_last_use(own_node: RunningNode) -> None:

@@ -178,6 +178,13 @@ class BasetenReader(ServingClient):
         )
         return measured.idle_seconds(await self.metrics(deployment_id, series), now)
 
+    async def prices_per_replica_hour(self, deployments: Sequence[Deployment]) -> dict[str, float]:
+        """US dollars, by the vendor's price list: `GET /v1/instance_type_prices` has them a minute."""
+        listed = await self.management.instance_type_prices() if deployments else []
+        hourly = {str(one["instance_type"]["name"]): 60 * float(one["price"]) for one in listed}
+        kinds = {one.id: one.resources.instance_type for one in deployments if one.resources}
+        return {id: hourly[kind] for id, kind in kinds.items() if kind in hourly}
+
     def router(self, model: str = "", environment: str = "production") -> TrafficRouter:
         """Return the vendor's rolling promotion to an environment of a model (name or id) as a router."""
         return RollingPromotion(self, self._promotions, model, environment)

@@ -1,0 +1,126 @@
+"""What is around the deployments of a target: who routes to them, which rollouts go on, how idle and dear they are."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from prefect_modeldeploy.deployments import Capability, Deployment
+from prefect_modeldeploy.errors import ModelDeployError, NotFound, RolloutError
+from prefect_modeldeploy.local.client import NodeClient
+from prefect_modeldeploy.providers.base import ServingClient
+from prefect_modeldeploy.rollout import Phase, RolloutRecord
+from prefect_modeldeploy.target import DeploymentTarget, router_of
+from prefect_modeldeploy.tasks import _journal
+from prefect_modeldeploy.tasks._notes import variables
+from prefect_modeldeploy.traffic.endpoint import Endpoint
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What there was at one moment."""
+
+    endpoints: Sequence[Endpoint]
+    """All endpoints of the target's gateway; where the provider splits the traffic, the target's own."""
+    records: Sequence[RolloutRecord]
+    """The latest rollout of each of these endpoints, and of the other endpoints that were asked for."""
+    complete: bool = True
+    """Whether a deployment that none of these endpoints routes to gets no requests: all go through one gateway."""
+
+    def routes(self, deployment_id: str) -> str | None:
+        """Which endpoints have a deployment among their arms, whatever its weight; None: no endpoint."""
+        routes = [
+            f"{endpoint.name}: {arm.name} {arm.weight:g} %" + (", shadow" if _shadows(endpoint, arm.name) else "")
+            for endpoint in self.endpoints
+            for arm in endpoint.arms
+            if arm.upstream == deployment_id
+        ]
+        return "; ".join(routes) or None
+
+    def serves(self, deployment_id: str) -> bool:
+        """Whether an endpoint sends requests to a deployment."""
+        return any(arm.upstream == deployment_id and arm.weight > 0 for e in self.endpoints for arm in e.arms)
+
+    def rollout(self, deployment: Deployment) -> str | None:
+        """The rollout in flight (or held) that names a deployment, in words; None: no rollout."""
+        for record in self.records:
+            if is_open(record) and not named_by(record).isdisjoint({deployment.id, deployment.name}):
+                return f"{record.endpoint} has a rollout {'on hold' if record.ended_at else f'at {record.phase}'}"
+        return None
+
+
+async def look_around(target: DeploymentTarget, also: Iterable[str] = ()) -> Surroundings:
+    """See what is around a target's deployments.
+
+    Args:
+        target: The target.
+        also: Names of more endpoints whose rollouts matter.
+
+    Raises:
+        RolloutError: The record of a rollout cannot be read, so that nobody knows what it holds.
+    """
+    endpoints, complete = await _endpoints(target)
+    names = {target.endpoint, *also, *(endpoint.name for endpoint in endpoints)}
+    saved = await variables(_journal.variable_name(""))
+    wanted = {name: saved[name] for name in map(_journal.variable_name, sorted(names)) if name in saved}
+    return Surroundings(endpoints, [_read(name, value) for name, value in wanted.items()], complete)
+
+
+async def idle_seconds(target: DeploymentTarget, client: ServingClient, deployment_id: str) -> float | None:
+    """Seconds since the last request that the provider or the target's gateway has seen; None when neither knows."""
+    seen = [await client.idle_seconds(deployment_id)] if client.can(Capability.METRICS) else []
+    if target.gateway is not None and client.provider != "local":
+        async with target.gateway.get_client() as node:
+            with suppress(NotFound):  # the gateway does not route to it
+                seen.append(await node.arm_idle_seconds(deployment_id))
+    return min((seconds for seconds in seen if seconds is not None), default=None)
+
+
+async def prices(
+    target: DeploymentTarget, client: ServingClient, deployments: Iterable[Deployment]
+) -> Mapping[str, float]:
+    """Price of one replica hour by deployment, as far as it is known: what the target says, else the provider."""
+    if target.price_per_replica_hour is not None:
+        return {deployment.id: target.price_per_replica_hour for deployment in deployments}
+    try:
+        return await client.prices_per_replica_hour(list(deployments))
+    except ModelDeployError as error:
+        target.credentials.logger.warning("%s: prices are unknown: %s", target.endpoint, error)
+        return {}
+
+
+def replicas_of(deployment: Deployment) -> int:
+    """How many replicas run; where the provider does not tell, how many must. 0 when nobody knows."""
+    replicas, autoscaling = deployment.replicas, deployment.autoscaling
+    return replicas.running or replicas.desired or (autoscaling.min_replicas if autoscaling else 0) or 0
+
+
+def is_open(record: RolloutRecord) -> bool:
+    """Whether a rollout goes on, or waits for a person while both versions serve."""
+    return record.phase is not Phase.ENDED or record.outcome == "held"
+
+
+def named_by(record: RolloutRecord) -> set[str | None]:
+    """The deployments that a rollout is about: ids, but for the name of a canary that is being created."""
+    return {record.stable, record.canary, record.serving}
+
+
+async def _endpoints(target: DeploymentTarget) -> tuple[list[Endpoint], bool]:
+    if not target.splits:
+        return [], False
+    async with router_of(target) as (router, name):
+        if isinstance(router, NodeClient):
+            return await router.list_endpoints(), True
+        try:
+            return [await router.get_endpoint(name)], False
+        except NotFound:
+            return [], False
+
+
+def _shadows(endpoint: Endpoint, arm: str) -> bool:
+    return endpoint.shadow is not None and endpoint.shadow.arm == arm
+
+
+def _read(name: str, saved: object) -> RolloutRecord:
+    if not isinstance(saved, str):
+        raise RolloutError(f"the variable {name} holds no record; delete it")
+    return RolloutRecord.model_validate_json(saved)
