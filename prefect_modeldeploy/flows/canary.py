@@ -2,19 +2,19 @@
 
 from prefect import flow
 
-from prefect_modeldeploy.deployments import DeploymentSpec
+from prefect_modeldeploy.deployments import DeploymentId, DeploymentSpec
 from prefect_modeldeploy.flows._golden import rollout_by_golden_set
 from prefect_modeldeploy.flows._start import run_name, run_rollout
 from prefect_modeldeploy.rollout import Approval, CanaryPlan, RolloutRecord
-from prefect_modeldeploy.target import DeploymentTarget
+from prefect_modeldeploy.target import BlockName, DeploymentTarget
 
 DEFAULT_PLAN = CanaryPlan()
 
 
 @flow(name="canary-rollout", flow_run_name=run_name)
 async def canary_rollout(
-    target: DeploymentTarget | str,
-    candidate: str | DeploymentSpec,
+    target: DeploymentTarget | BlockName,
+    candidate: DeploymentId | DeploymentSpec,
     plan: CanaryPlan = DEFAULT_PLAN,
     approval: Approval | None = None,
     note: str = "",

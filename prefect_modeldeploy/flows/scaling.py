@@ -9,11 +9,11 @@ from prefect.logging import get_run_logger
 
 from prefect_modeldeploy.deployments import Capability
 from prefect_modeldeploy.errors import UnsupportedOperation
-from prefect_modeldeploy.target import DeploymentTarget
+from prefect_modeldeploy.target import BlockName, DeploymentTarget
 from prefect_modeldeploy.tasks.fleet import FleetRow, ascale_target_to_zero, awake_target
 from prefect_modeldeploy.tasks.waiting import await_until_ready
 
-Targets = list[DeploymentTarget | str]
+Targets = list[DeploymentTarget | BlockName]
 
 
 @flow(name="scale-to-zero")
