@@ -25,7 +25,7 @@ async def canary_rollout(
         target: What to change: a Deployment Target block, or the name of a saved one.
         candidate: Id of a deployment, or a spec of one to create.
         plan: Steps, times and how sure to be; with a golden set, that is sent to both versions instead of steps.
-        approval: Ask a person before the promotion. None: do not ask.
+        approval: Ask a person, before the promotion or earlier. None: do not ask.
         note: Why this is done; kept in the record.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A real browser, a real Prefect server with its UI, a worker, and a node with live models."""
+"""A real browser, a real Prefect server with its UI, the served flow, and a node with live models."""
 
 import os
 import shutil

@@ -12,14 +12,13 @@ class Pages:
     """One window. Screenshots of it go to `pictures`."""
 
     def __init__(self, page: "Page", url: str, pictures: Path) -> None:
-        from playwright.async_api import TimeoutError as late
-
         self.page, self.url, self._pictures = page, url, pictures
         self._chosen: str | None = None
-        self._late = late
 
     async def open(self, path: str) -> None:
         """Go to a page of the UI that a browser gets which has chosen none of the two."""
+        from playwright.async_api import TimeoutError as Late  # here: other sets are collected without it
+
         if self._chosen is None:
             await self.page.goto(self.url)
             await self.page.wait_for_url(f"{self.url}/*/**")
@@ -27,7 +26,7 @@ class Pages:
         await self.page.goto(f"{self._chosen}/{path}")
         try:
             await self.page.locator("main").first.wait_for(timeout=30_000)
-        except self._late:  # a part of the UI that a busy server did not send leaves the page blank
+        except Late:  # a part of the UI that a busy server did not send leaves the page blank
             await self.page.reload()
 
     async def picture(self, name: str) -> None:
