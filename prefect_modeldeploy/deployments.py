@@ -83,8 +83,14 @@ class Resources(_Vocabulary):
     instance_type: str | None = Field(None, description="The provider's name of the machine, instead of the others.")
 
 
+DeploymentId = Annotated[str, Field(title="Id")]
+"""A provider's id of a deployment; the title is what Prefect's forms show."""
+
+
 class DeploymentSpec(_Vocabulary):
     """What to deploy: one version of a model, and how it shall run."""
+
+    model_config = ConfigDict(title="New deployment")
 
     name: Name = Field(description="Unique name of the deployment. Creating the same name twice never makes two.")
     model: str = Field(min_length=1, description="Name or id of the model.")
@@ -95,14 +101,19 @@ class DeploymentSpec(_Vocabulary):
         "Local: a .joblib file, or `package.module:callable`.",
     )
     environment: str = Field("production", description="Role that it is meant for.")
-    autoscaling: Autoscaling | None = Field(None, description="Replicas. None: the provider's default.")
-    resources: Resources | None = Field(None, description="Per replica. None: the provider's default.")
+    autoscaling: Autoscaling | None = Field(
+        None, title="Autoscaling", description="How many replicas. None: the provider's default."
+    )
+    resources: Resources | None = Field(
+        None, title="Resources", description="What each replica gets. None: the provider's default."
+    )
     env: Mapping[str, str] = Field(
-        default_factory=dict, description="Environment variables of the replicas. No secrets."
+        default_factory=dict,
+        description='Environment variables of the replicas, as JSON: {"NAME": "value"}. No secrets.',
     )
     options: Mapping[str, Any] = Field(
         default_factory=dict,
-        description="Fields that only this provider has; the provider validates them by name.",
+        description="Fields that only this provider has, as JSON; they are checked by name.",
     )
 
 

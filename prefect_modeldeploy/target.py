@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from prefect.blocks.core import Block
 from pydantic import Field
@@ -17,6 +17,9 @@ from prefect_modeldeploy.providers.base import ServingClient, ServingCredentials
 from prefect_modeldeploy.sources import Metrics
 from prefect_modeldeploy.traffic.arm import RemoteArm
 from prefect_modeldeploy.traffic.router import TrafficRouter
+
+BlockName = Annotated[str, Field(title="Name of a block")]
+"""Name of a saved Deployment Target block; the title is what Prefect's forms show."""
 
 
 class DeploymentTarget(Block):
@@ -56,12 +59,13 @@ class DeploymentTarget(Block):
     environment: str = Field("production", description="Role that the endpoint has, such as production.")
     gateway: Gateway | None = Field(
         None,
+        title="Gateway",
         description="What splits the traffic between deployments. None: the provider itself (Local Serving can).",
     )
     other_credentials: Credentials | None = Field(
         None,
         description="Block of another provider that deployments behind the endpoint can be at: to move from one "
-        "provider to another. New deployments are created with `credentials`.",
+        "provider to another. New deployments are created at the first one.",
     )
     sample: Any = Field(
         None,

@@ -19,23 +19,34 @@ _START_SECONDS = 100.0
 
 @contextmanager
 def shared_server() -> Iterator[None]:
-    """Start a server with a database of its own, do not wait for it, and end it with the session."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--port", str(port), "--no-ui", "--analytics-off"],
-            env={**os.environ, "PREFECT_HOME": home, "PREFECT_API_URL": "", "PREFECT_SERVER_LOGGING_LEVEL": "ERROR"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.environ[SHARED] = f"http://127.0.0.1:{port}/api"
+    """Start the session's server, do not wait for it, and end it with the session."""
+    with started_server("--no-ui") as url:
+        os.environ[SHARED] = url
         try:
             yield
         finally:
             del os.environ[SHARED]
+
+
+@contextmanager
+def started_server(*options: str) -> Iterator[str]:
+    """Start a server with a database of its own; yields its URL without waiting for it, see `wait_for`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/api"
+    quiet = {"PREFECT_SERVER_LOGGING_LEVEL": "ERROR", "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false"}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--port", str(port), "--analytics-off", *options],
+            env={**os.environ, **quiet, "PREFECT_HOME": home, "PREFECT_API_URL": "", "PREFECT_SERVER_UI_API_URL": url},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            yield url
+        finally:
             server.terminate()
             try:
                 server.wait(10)

@@ -16,6 +16,7 @@ from prefect_modeldeploy.errors import (
 from prefect_modeldeploy.flows._approval import ask
 from prefect_modeldeploy.rollout import Effect, RolloutRecord, answered, asks_to_promote, finish, gate_of, held
 from prefect_modeldeploy.target import DeploymentTarget, client_of
+from prefect_modeldeploy.tasks._assets import materialised
 from prefect_modeldeploy.tasks._formers import note_former
 from prefect_modeldeploy.tasks.deployments import (
     acreate_deployment,
@@ -127,6 +128,7 @@ class Effects:
     async def _promote(self, record: RolloutRecord) -> RolloutRecord:
         arms = {"stable": (record.serving or record.canary, 100.0)}
         await aset_arms(self._target, arms, expected_epoch=record.epoch)
+        materialised(record)
         return finish(record, Effect.PROMOTE, _now())
 
     async def _retire_former(self, record: RolloutRecord) -> None:
@@ -212,7 +214,9 @@ class NativeEffects(Effects):
 
     async def _served(self, record: RolloutRecord, serving: Deployment) -> RolloutRecord:
         await bring_up(self._target, serving.id, record.plan.ready_timeout_seconds)
-        return finish(record.model_copy(update={"serving": serving.id}), Effect.PROMOTE, _now())
+        served = record.model_copy(update={"serving": serving.id})
+        materialised(served)
+        return finish(served, Effect.PROMOTE, _now())
 
 
 class NativeReturn(NativeEffects):

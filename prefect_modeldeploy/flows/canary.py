@@ -2,19 +2,19 @@
 
 from prefect import flow
 
-from prefect_modeldeploy.deployments import DeploymentSpec
+from prefect_modeldeploy.deployments import DeploymentId, DeploymentSpec
 from prefect_modeldeploy.flows._golden import rollout_by_golden_set
 from prefect_modeldeploy.flows._start import run_name, run_rollout
 from prefect_modeldeploy.rollout import Approval, CanaryPlan, RolloutRecord
-from prefect_modeldeploy.target import DeploymentTarget
+from prefect_modeldeploy.target import BlockName, DeploymentTarget
 
 DEFAULT_PLAN = CanaryPlan()
 
 
 @flow(name="canary-rollout", flow_run_name=run_name)
 async def canary_rollout(
-    target: DeploymentTarget | str,
-    candidate: str | DeploymentSpec,
+    target: DeploymentTarget | BlockName,
+    candidate: DeploymentId | DeploymentSpec,
     plan: CanaryPlan = DEFAULT_PLAN,
     approval: Approval | None = None,
     note: str = "",
@@ -25,7 +25,7 @@ async def canary_rollout(
         target: What to change: a Deployment Target block, or the name of a saved one.
         candidate: Id of a deployment, or a spec of one to create.
         plan: Steps, times and how sure to be; with a golden set, that is sent to both versions instead of steps.
-        approval: Ask a person before the promotion. None: do not ask.
+        approval: Ask a person, before the promotion or earlier. None: do not ask.
         note: Why this is done; kept in the record.
 
     Returns:

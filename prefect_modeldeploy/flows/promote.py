@@ -4,18 +4,18 @@ from typing import Literal
 
 from prefect import flow
 
-from prefect_modeldeploy.deployments import DeploymentSpec
+from prefect_modeldeploy.deployments import DeploymentId, DeploymentSpec
 from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.flows._native import promote_natively
 from prefect_modeldeploy.flows._start import run_name, run_rollout
 from prefect_modeldeploy.rollout import Approval, CanaryPlan, RolloutRecord
-from prefect_modeldeploy.target import DeploymentTarget
+from prefect_modeldeploy.target import BlockName, DeploymentTarget
 
 
 @flow(name="promote-to-production", flow_run_name=run_name)
 async def promote_to_production(
-    target: DeploymentTarget | str,
-    candidate: str | DeploymentSpec,
+    target: DeploymentTarget | BlockName,
+    candidate: DeploymentId | DeploymentSpec,
     mode: Literal["swap", "native"] = "swap",
     approval: Approval | None = None,
     bake_seconds: float = 0.0,

@@ -9,12 +9,11 @@ from prefect.logging import get_run_logger
 from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Effects, NativeEffects, NativeReturn
+from prefect_modeldeploy.flows._fleet import Targets
 from prefect_modeldeploy.flows._start import take_over
 from prefect_modeldeploy.rollout import Phase, RolloutRecord, abort, in_flight
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks import _journal
-
-Targets = list[DeploymentTarget | str]
 
 
 @flow(name="reconcile-rollouts")

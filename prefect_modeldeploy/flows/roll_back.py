@@ -2,18 +2,21 @@
 
 from prefect import flow
 
+from prefect_modeldeploy.deployments import DeploymentId
 from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.flows._native import promote_natively, roll_back_natively
 from prefect_modeldeploy.flows._start import current_endpoint, final, run_name, run_rollout, take_over
 from prefect_modeldeploy.rollout import CanaryPlan, RolloutRecord, abort, by_swap, in_flight, reopened
-from prefect_modeldeploy.target import DeploymentTarget
+from prefect_modeldeploy.target import BlockName, DeploymentTarget
 from prefect_modeldeploy.tasks import _journal
 
 
 @flow(name="roll-back", flow_run_name=run_name)
-async def roll_back(target: DeploymentTarget | str, to: str | None = None, note: str = "") -> RolloutRecord:
+async def roll_back(
+    target: DeploymentTarget | BlockName, to: DeploymentId | None = None, note: str = ""
+) -> RolloutRecord:
     """Go back to the former version, or to a named one.
 
     A rollout in flight is fenced off and turned back; so is one that was held undecided. Else the version that

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import httpx
 from pydantic import Field, SecretStr, model_validator
@@ -154,7 +154,7 @@ class LocalServing(ServingCredentials):
 
     client_class: ClassVar[type[ServingClient]] = LocalClient
 
-    home: Path | None = Field(
+    home: Annotated[Path, Field(title="Directory")] | None = Field(
         None, description="Directory of the node. Default: MODELDEPLOY_HOME, else .modeldeploy in the home directory."
     )
     url: str | None = Field(None, description="Address of a node's control API, when it is not found by its directory.")

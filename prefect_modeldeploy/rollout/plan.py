@@ -1,13 +1,23 @@
 """What a person decides before a rollout starts."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from prefect_modeldeploy.traffic.answers import Example
 
-Percent = Annotated[float, Field(gt=0, le=100, multiple_of=0.01)]
+
+def _without_multiple_of(schema: dict[str, Any]) -> None:
+    """Prefect's server divides by it in binary: 1.1 would not be a multiple of 0.01. Pydantic knows better."""
+    del schema["multipleOf"]
+
+
+Percent = Annotated[float, Field(gt=0, le=100, multiple_of=0.01, json_schema_extra=_without_multiple_of)]
+
+
+Examples = Annotated[tuple[Example, ...], Field(title="Examples")]
+ExamplesFile = Annotated[Path, Field(title="File")]
 
 
 class JudgePlan(BaseModel):
@@ -43,7 +53,7 @@ class JudgePlan(BaseModel):
 class ShadowPlan(BaseModel):
     """Copies of requests to the canary, whose answers are compared with stable's and never returned."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", title="Copies")
 
     share: Percent = Field(description="Share of the requests that both versions get, in percent.")
     disagreement: float = Field(
@@ -122,7 +132,10 @@ class CanaryPlan(BaseModel):
         "the deployment that the provider promotes by its own means is ready, which then becomes stable.",
     )
     smoke_request: JsonValue = Field(
-        None, description="Request that this deployment has to answer before it gets others. None: ready is enough."
+        None,
+        title="Smoke Request",
+        description="JSON of a request that what the provider promotes has to answer before it gets others. Empty: "
+        "ready is enough.",
     )
     former: Literal["keep", "scale_to_zero", "delete"] = Field(
         "scale_to_zero",
@@ -144,16 +157,20 @@ class CanaryPlan(BaseModel):
     failed_canary: Literal["keep", "scale_to_zero", "delete"] = Field(
         "delete", description="What becomes of a canary that this rollout created and rolled back."
     )
-    golden_set: tuple[Example, ...] | Path | None = Field(
+    golden_set: Examples | ExamplesFile | None = Field(
         None,
         description="Labelled requests that are sent to both versions instead of moving traffic by steps: examples, or "
         "the path of a JSON Lines file of them where the flow runs. None: the clients' own requests are judged.",
     )
     shadow: ShadowPlan | None = Field(
-        None, description="Send copies of some requests to the canary while the steps last, and judge the agreement."
+        None,
+        title="Shadow",
+        description="Send copies of some requests to the canary while the steps last, and judge the agreement.",
     )
     poll_seconds: float = Field(1.0, gt=0, le=60, description="Seconds between looks at the measurements.")
-    judge: JudgePlan = Field(default_factory=JudgePlan, description="How sure to be, and what to tolerate.")
+    judge: JudgePlan = Field(
+        default_factory=JudgePlan, title="Judge", description="How sure to be, and what to tolerate."
+    )
 
     @property
     def full_weight(self) -> float:

@@ -44,7 +44,9 @@ class BasetenMetrics(Block):
     _documentation_url = "https://github.com/prefect-modeldeploy/prefect-modeldeploy/blob/main/prefect_modeldeploy/docs/measurements-from-elsewhere.md"  # type: ignore[assignment]
     _description = "Judges rollouts by what Baseten counted, instead of the gateway's own measurements."
 
-    credentials: BasetenCredentials = Field(description="Of the workspace in which both deployments are.")
+    credentials: BasetenCredentials = Field(
+        title="Credentials", description="Of the workspace in which both deployments are."
+    )
 
     @asynccontextmanager
     async def get_source(self, endpoint: str, arms: Mapping[str, Observed]) -> AsyncIterator["BasetenSource"]:

@@ -16,7 +16,7 @@ class Example(BaseModel):
 
     input: Any = Field(description="What is sent, as JSON.")
     expected: Any = Field(
-        description="The right answer. Of an object only the keys that are named here are looked at, so that "
+        description="The right answer, as JSON. Of an object only the keys that are named here are looked at, so that "
         "answers may hold more than the label."
     )
 

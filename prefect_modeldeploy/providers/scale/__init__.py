@@ -15,9 +15,9 @@ Only READY is confirmed by the vendor; the other words are those of its open ser
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, WithJsonSchema, model_validator
 
 from prefect_modeldeploy.deployments import Capability, Deployment
 from prefect_modeldeploy.errors import UnsupportedOperation
@@ -70,10 +70,10 @@ class ScaleCredentials(ServingCredentials):
     api: Literal["v4", "v5"] = Field(
         "v4", description="Which API deploys: v4 (model instances and deployments) or v5 (models that serve; preview)."
     )
-    probe: dict[str, Any] | None = Field(
+    probe: Annotated[dict[str, Any] | None, WithJsonSchema({})] = Field(
         default_factory=dict,
-        description="Request that a V4 deployment must answer before a wait believes that it is ready, as any answer "
-        "of the model. None: the vendor's word is enough.",
+        description="JSON of a request that a V4 deployment must answer before a wait believes that it is ready, as "
+        "any answer of the model. null: the vendor's word is enough.",
     )
     allow_http: bool = Field(False, description="Allow plain http to other machines: the API key is sent in clear.")
 
