@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from prefect_modeldeploy.errors import ModelDeployError as ModelDeployError
     from prefect_modeldeploy.flows import Approval as Approval
     from prefect_modeldeploy.flows import canary_rollout as canary_rollout
+    from prefect_modeldeploy.flows import plan_rollout as plan_rollout
     from prefect_modeldeploy.flows import promote_to_production as promote_to_production
     from prefect_modeldeploy.flows import reconcile_rollouts as reconcile_rollouts
     from prefect_modeldeploy.flows import roll_back as roll_back
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from prefect_modeldeploy.rollout import CanaryPlan as CanaryPlan
     from prefect_modeldeploy.rollout import JudgePlan as JudgePlan
     from prefect_modeldeploy.rollout import RolloutRecord as RolloutRecord
+    from prefect_modeldeploy.rollout.preview import RolloutPreview as RolloutPreview
     from prefect_modeldeploy.sources import BasetenMetrics as BasetenMetrics
     from prefect_modeldeploy.sources import PrometheusMetrics as PrometheusMetrics
     from prefect_modeldeploy.target import DeploymentTarget as DeploymentTarget
@@ -54,6 +56,7 @@ _HOMES = {
     "flows": (
         "Approval",
         "canary_rollout",
+        "plan_rollout",
         "promote_to_production",
         "reconcile_rollouts",
         "roll_back",
@@ -71,6 +74,7 @@ _HOMES = {
         "ScaleCredentials",
     ),
     "rollout": ("CanaryPlan", "JudgePlan", "RolloutRecord"),
+    "rollout.preview": ("RolloutPreview",),
     "sources": ("BasetenMetrics", "PrometheusMetrics"),
     "target": ("DeploymentTarget",),
 }

@@ -2,6 +2,7 @@
 
 from prefect_modeldeploy.compat import warn_if_server_cannot_start
 from prefect_modeldeploy.flows.canary import canary_rollout
+from prefect_modeldeploy.flows.planning import plan_rollout
 from prefect_modeldeploy.flows.promote import promote_to_production
 from prefect_modeldeploy.flows.reconcile import reconcile_rollouts
 from prefect_modeldeploy.flows.roll_back import roll_back
@@ -13,6 +14,7 @@ warn_if_server_cannot_start()
 __all__ = [
     "Approval",
     "canary_rollout",
+    "plan_rollout",
     "promote_to_production",
     "reconcile_rollouts",
     "roll_back",
