@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from prefect_modeldeploy.flows import roll_back as roll_back
     from prefect_modeldeploy.flows import scale_to_zero as scale_to_zero
     from prefect_modeldeploy.flows import wake_up as wake_up
+    from prefect_modeldeploy.freeze import FreezeCalendar as FreezeCalendar
     from prefect_modeldeploy.gateway import Gateway as Gateway
     from prefect_modeldeploy.providers import BasetenCredentials as BasetenCredentials
     from prefect_modeldeploy.providers import DockerServing as DockerServing
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from prefect_modeldeploy.rollout import CanaryPlan as CanaryPlan
     from prefect_modeldeploy.rollout import JudgePlan as JudgePlan
     from prefect_modeldeploy.rollout import RolloutRecord as RolloutRecord
+    from prefect_modeldeploy.rollout.freeze import FreezeWindow as FreezeWindow
     from prefect_modeldeploy.rollout.preview import RolloutPreview as RolloutPreview
     from prefect_modeldeploy.sources import BasetenMetrics as BasetenMetrics
     from prefect_modeldeploy.sources import PrometheusMetrics as PrometheusMetrics
@@ -63,6 +65,7 @@ _HOMES = {
         "scale_to_zero",
         "wake_up",
     ),
+    "freeze": ("FreezeCalendar",),
     "gateway": ("Gateway",),
     "providers": (
         "BasetenCredentials",
@@ -74,6 +77,7 @@ _HOMES = {
         "ScaleCredentials",
     ),
     "rollout": ("CanaryPlan", "JudgePlan", "RolloutRecord"),
+    "rollout.freeze": ("FreezeWindow",),
     "rollout.preview": ("RolloutPreview",),
     "sources": ("BasetenMetrics", "PrometheusMetrics"),
     "target": ("DeploymentTarget",),

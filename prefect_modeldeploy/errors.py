@@ -16,6 +16,7 @@
      ├── NodeError                the local serving node could not be started or reached
      └── RolloutError             a rollout cannot go on; its record says where it stands
           ├── RolloutInProgress        the endpoint has a rollout already
+          ├── RolloutsFrozen           the target's freeze calendar lets no rollout begin now
           └── RolloutsHalted           the red button is pressed; no rollout may begin
 
 Catch `ModelDeployError` for all of them. A message names the field or the object, the value, and what to do next;
@@ -23,6 +24,7 @@ it never holds a secret.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 
@@ -144,6 +146,19 @@ class RolloutError(ModelDeployError):
 
 class RolloutInProgress(RolloutError):
     """The endpoint has a rollout already."""
+
+
+class RolloutsFrozen(RolloutError):
+    """The target's freeze calendar lets no rollout begin now; nothing was changed.
+
+    Attributes:
+        until: When it will, in UTC.
+    """
+
+    def __init__(self, endpoint: str, until: datetime) -> None:
+        when = f"{until:%Y-%m-%d %H:%M} UTC"
+        super().__init__(f"{endpoint} is frozen until {when}; roll_back is free, and so is a change of the calendar")
+        self.until = until
 
 
 class RolloutsHalted(RolloutError):

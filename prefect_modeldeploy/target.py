@@ -10,6 +10,7 @@ from pydantic import Field
 
 from prefect_modeldeploy.deployments import Capability, Deployment
 from prefect_modeldeploy.errors import InvalidInput, NotFound
+from prefect_modeldeploy.freeze import FreezeCalendar
 from prefect_modeldeploy.gateway import Gateway
 from prefect_modeldeploy.local.client import NodeClient
 from prefect_modeldeploy.providers import Credentials
@@ -32,6 +33,7 @@ class DeploymentTarget(Block):
         sample: Request for the preflight of rollouts.
         price_per_replica_hour: Price of one replica hour, for reports.
         metrics: Block of the system that rollouts are measured by, instead of the gateway.
+        freeze: Block with the times in which production stays as it is.
 
     Example:
         ```python
@@ -73,6 +75,9 @@ class DeploymentTarget(Block):
     )
     metrics: Metrics | None = Field(
         None, description="Block of the system that rollouts are measured by. None: the gateway measures."
+    )
+    freeze: FreezeCalendar | None = Field(
+        None, description="Block with the times in which rollouts do not move traffic forward. None: any time is good."
     )
 
     @property
