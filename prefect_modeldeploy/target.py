@@ -3,10 +3,10 @@
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from prefect.blocks.core import Block
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from prefect_modeldeploy.deployments import Capability, Deployment
 from prefect_modeldeploy.errors import InvalidInput, NotFound
@@ -18,6 +18,9 @@ from prefect_modeldeploy.providers.base import ServingClient, ServingCredentials
 from prefect_modeldeploy.sources import Metrics
 from prefect_modeldeploy.traffic.arm import RemoteArm
 from prefect_modeldeploy.traffic.router import TrafficRouter
+
+BlockName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")]
+"""Type and name of a saved block, such as `slack-webhook/ops`."""
 
 
 class DeploymentTarget(Block):
@@ -34,6 +37,7 @@ class DeploymentTarget(Block):
         price_per_replica_hour: Price of one replica hour, for reports.
         metrics: Block of the system that rollouts are measured by, instead of the gateway.
         freeze: Block with the times in which production stays as it is.
+        notify: Blocks that are told how rollouts go.
 
     Example:
         ```python
@@ -78,6 +82,11 @@ class DeploymentTarget(Block):
     )
     freeze: FreezeCalendar | None = Field(
         None, description="Block with the times in which rollouts do not move traffic forward. None: any time is good."
+    )
+    notify: tuple[BlockName, ...] = Field(
+        (),
+        description="Notification and webhook blocks that are told when a rollout starts, waits for approval, goes "
+        "back and ends, as type/name: slack-webhook/ops.",
     )
 
     @property

@@ -167,6 +167,7 @@ async def new_record(
         why=note,
         plan=plan,
         approval=approval,
+        notify=target.notify,
         spec=spec,
         stable=stable.id if stable else None,
         canary=name,
