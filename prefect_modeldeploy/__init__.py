@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from prefect_modeldeploy.rollout import RolloutRecord as RolloutRecord
     from prefect_modeldeploy.rollout.freeze import FreezeWindow as FreezeWindow
     from prefect_modeldeploy.rollout.preview import RolloutPreview as RolloutPreview
+    from prefect_modeldeploy.rollout.webhook import WebhookGate as WebhookGate
     from prefect_modeldeploy.sources import BasetenMetrics as BasetenMetrics
     from prefect_modeldeploy.sources import PrometheusMetrics as PrometheusMetrics
     from prefect_modeldeploy.target import DeploymentTarget as DeploymentTarget
@@ -79,6 +80,7 @@ _HOMES = {
     "rollout": ("CanaryPlan", "JudgePlan", "RolloutRecord"),
     "rollout.freeze": ("FreezeWindow",),
     "rollout.preview": ("RolloutPreview",),
+    "rollout.webhook": ("WebhookGate",),
     "sources": ("BasetenMetrics", "PrometheusMetrics"),
     "target": ("DeploymentTarget",),
 }

@@ -1,4 +1,4 @@
-"""What holds a rollout before traffic moves forward: freeze windows. The canary is watched meanwhile.
+"""What holds a rollout before traffic moves forward: freeze windows and webhooks. The canary is watched meanwhile.
 
 Roll-backs are never held.
 """
@@ -9,8 +9,9 @@ from collections.abc import Awaitable
 from datetime import UTC, datetime
 
 from prefect_modeldeploy.errors import RolloutsFrozen
+from prefect_modeldeploy.flows._webhooks import GateClosed, When, opens, token_of, until_open
 from prefect_modeldeploy.freeze import FreezeCalendar
-from prefect_modeldeploy.rollout import Effect, Phase, RolloutRecord
+from prefect_modeldeploy.rollout import CanaryPlan, Effect, Phase, RolloutRecord, abort
 from prefect_modeldeploy.rollout.freeze import frozen_until
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks.observing import aobserve_traffic
@@ -19,10 +20,18 @@ _LOOK_SECONDS = 60.0
 """A calendar that is changed meanwhile is seen within this time."""
 
 _FORWARD = frozenset({Effect.SHIFT, Effect.FILL, Effect.CLEAR, Effect.PROMOTE})
+_ASKED: dict[Effect, When] = {Effect.SHIFT: "step", Effect.FILL: "promotion"}
 
 
-async def refuse_if_frozen(target: DeploymentTarget) -> None:
-    """Raise RolloutsFrozen, with the end of it, if the target's calendar lets no rollout begin now."""
+async def may_begin(target: DeploymentTarget, plan: CanaryPlan) -> None:
+    """Check what could hold a rollout for ever before it begins.
+
+    Raises:
+        RolloutsFrozen: The target's calendar lets no rollout begin now; says until when.
+        InvalidInput: The secret of a gate is missing.
+    """
+    for gate in plan.gates:
+        await token_of(gate)
     calendar = target.freeze
     if calendar is not None and calendar.when_frozen == "refuse" and (until := _frozen_until(calendar)):
         raise RolloutsFrozen(target.endpoint, until)
@@ -36,7 +45,11 @@ async def passed(effect: Effect, record: RolloutRecord, target: DeploymentTarget
     """
     if not _moves_forward(effect, record):
         return record
-    return await _thawed(record, target)
+    while True:
+        after = await _let_through(effect, await _thawed(record, target), target)
+        if after is record or after.phase is not record.phase:
+            return after
+        record = after  # it was held for a while: is it frozen by now?
 
 
 def _moves_forward(effect: Effect, record: RolloutRecord) -> bool:
@@ -49,6 +62,19 @@ async def _thawed(record: RolloutRecord, target: DeploymentTarget) -> RolloutRec
         return record
     target.credentials.logger.warning("%s is held: frozen until %s", record.endpoint, f"{until:%Y-%m-%d %H:%M} UTC")
     return await watched(record, target, _until_thawed(target.freeze))
+
+
+async def _let_through(effect: Effect, record: RolloutRecord, target: DeploymentTarget) -> RolloutRecord:
+    when, logger = _ASKED.get(effect), target.credentials.logger
+    for gate in record.plan.gates:
+        if when is None or when not in gate.before or record.phase is Phase.ROLLING_BACK:
+            continue
+        try:
+            if not await opens(gate, when, record, logger):
+                record = await watched(record, target, until_open(gate, when, record, logger))
+        except GateClosed as closed:
+            return abort(record, str(closed), decided_by="webhook")
+    return record
 
 
 async def _until_thawed(calendar: FreezeCalendar) -> None:

@@ -20,7 +20,7 @@ from prefect_modeldeploy.errors import (
 from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Effects
-from prefect_modeldeploy.flows._gates import refuse_if_frozen
+from prefect_modeldeploy.flows._gates import may_begin
 from prefect_modeldeploy.flows._identity import who_started
 from prefect_modeldeploy.rollout import Approval, CanaryPlan, Phase, RolloutRecord
 from prefect_modeldeploy.target import DeploymentTarget, router_of
@@ -149,7 +149,7 @@ async def new_record(
     if kind != "roll_back" and (why := await _red_button.pressed()):
         raise RolloutsHalted(f"all rollouts are halted: {why}; `modeldeploy allow` lets them begin again")
     if kind != "roll_back":
-        await refuse_if_frozen(target)
+        await may_begin(target, plan)
     spec = candidate if isinstance(candidate, DeploymentSpec) else None
     name = _id_of(candidate)
     if stable is not None and stable.id == name:
