@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from prefect_modeldeploy.flows import canary_rollout as canary_rollout
     from prefect_modeldeploy.flows import clean_up_orphans as clean_up_orphans
     from prefect_modeldeploy.flows import fleet_report as fleet_report
+    from prefect_modeldeploy.flows import plan_rollout as plan_rollout
     from prefect_modeldeploy.flows import promote_to_production as promote_to_production
     from prefect_modeldeploy.flows import reconcile_rollouts as reconcile_rollouts
     from prefect_modeldeploy.flows import roll_back as roll_back
     from prefect_modeldeploy.flows import scale_to_zero as scale_to_zero
     from prefect_modeldeploy.flows import wake_up as wake_up
+    from prefect_modeldeploy.freeze import FreezeCalendar as FreezeCalendar
     from prefect_modeldeploy.gateway import Gateway as Gateway
     from prefect_modeldeploy.providers import BasetenCredentials as BasetenCredentials
     from prefect_modeldeploy.providers import DockerServing as DockerServing
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
     from prefect_modeldeploy.rollout import CanaryPlan as CanaryPlan
     from prefect_modeldeploy.rollout import JudgePlan as JudgePlan
     from prefect_modeldeploy.rollout import RolloutRecord as RolloutRecord
+    from prefect_modeldeploy.rollout.freeze import FreezeWindow as FreezeWindow
+    from prefect_modeldeploy.rollout.preview import RolloutPreview as RolloutPreview
+    from prefect_modeldeploy.rollout.webhook import WebhookGate as WebhookGate
     from prefect_modeldeploy.sources import BasetenMetrics as BasetenMetrics
     from prefect_modeldeploy.sources import PrometheusMetrics as PrometheusMetrics
     from prefect_modeldeploy.target import DeploymentTarget as DeploymentTarget
@@ -58,12 +63,14 @@ _HOMES = {
         "canary_rollout",
         "clean_up_orphans",
         "fleet_report",
+        "plan_rollout",
         "promote_to_production",
         "reconcile_rollouts",
         "roll_back",
         "scale_to_zero",
         "wake_up",
     ),
+    "freeze": ("FreezeCalendar",),
     "gateway": ("Gateway",),
     "providers": (
         "BasetenCredentials",
@@ -75,6 +82,9 @@ _HOMES = {
         "ScaleCredentials",
     ),
     "rollout": ("CanaryPlan", "JudgePlan", "RolloutRecord"),
+    "rollout.freeze": ("FreezeWindow",),
+    "rollout.preview": ("RolloutPreview",),
+    "rollout.webhook": ("WebhookGate",),
     "sources": ("BasetenMetrics", "PrometheusMetrics"),
     "target": ("DeploymentTarget",),
 }

@@ -4,14 +4,21 @@ import asyncio
 import json as json_text
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import App, Parameter
+from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from prefect_modeldeploy import __version__
-from prefect_modeldeploy.errors import ModelDeployError
+from prefect_modeldeploy.errors import InvalidInput, ModelDeployError
+
+if TYPE_CHECKING:
+    from prefect_modeldeploy import RolloutPreview
+
+M = TypeVar("M", bound=BaseModel)
 
 app = App(
     name="modeldeploy",
@@ -97,6 +104,26 @@ def demo(*, json: Json = False) -> None:
     from prefect_modeldeploy.demo.story import tell
 
     sys.exit(tell(as_json=json))
+
+
+@app.command
+def plan(
+    target: Annotated[str, Parameter(help="Name of a saved Deployment Target block.")],
+    candidate: Annotated[str, Parameter(help="Id of a deployment, or a JSON file with the spec of one to create.")],
+    *,
+    plan: Annotated[Path | None, Parameter(help="JSON file with the CanaryPlan. Default: the flow's own.")] = None,
+    json: Json = False,
+) -> None:
+    """Dry run of a canary rollout: steps, times, cost, changes. It changes nothing. Exit code 3: it would not begin."""
+    from prefect_modeldeploy import CanaryPlan, DeploymentSpec, plan_rollout
+
+    what = _from_file(DeploymentSpec, Path(candidate)) if candidate.endswith(".json") else candidate
+    preview = asyncio.run(plan_rollout(target, what, _from_file(CanaryPlan, plan) if plan else CanaryPlan()))
+    if json:
+        sys.stdout.write(preview.model_dump_json() + "\n")
+    else:
+        _print_preview(preview)
+    sys.exit(0 if preview.begins else 3)
 
 
 @app.command
@@ -214,6 +241,33 @@ def _print_overview(overview: dict[str, Any]) -> None:
     for table in (deployments, endpoints):
         if table.row_count:
             _out.print(table)
+
+
+def _print_preview(preview: "RolloutPreview") -> None:
+    from prefect_modeldeploy.report.preview import headline, preview_sections
+
+    _out.print(headline(preview), style="bold", markup=False, highlight=False, soft_wrap=True)
+    for section in preview_sections(preview):
+        _out.print(f"\n{section.title}", style="bold")
+        if section.rows:
+            table = Table(*section.rows[0], show_header=section.header, box=None)
+            for row in section.rows:
+                table.add_row(*(Text(value) for value in row.values()))
+            _out.print(table)
+        for note in section.notes:
+            _out.print(f"- {note}", markup=False, highlight=False)
+
+
+def _from_file(model: type[M], path: Path) -> M:
+    try:
+        return model.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidInput("file", str(path), f"cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, each['loc'])) or model.__name__}: {each['msg']}" for each in error.errors()
+        )
+        raise InvalidInput("file", str(path), wrong) from error
 
 
 def _print_json(facts: object) -> None:

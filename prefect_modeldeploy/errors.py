@@ -17,6 +17,7 @@
      ├── FleetError               some deployments of a fleet could not be done; the others were
      └── RolloutError             a rollout cannot go on; its record says where it stands
           ├── RolloutInProgress        the endpoint has a rollout already
+          ├── RolloutsFrozen           the target's freeze calendar lets no rollout begin now
           └── RolloutsHalted           the red button is pressed; no rollout may begin
 
 Catch `ModelDeployError` for all of them. A message names the field or the object, the value, and what to do next;
@@ -24,6 +25,7 @@ it never holds a secret.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 
@@ -149,6 +151,19 @@ class RolloutError(ModelDeployError):
 
 class RolloutInProgress(RolloutError):
     """The endpoint has a rollout already."""
+
+
+class RolloutsFrozen(RolloutError):
+    """The target's freeze calendar lets no rollout begin now; nothing was changed.
+
+    Attributes:
+        until: When it will, in UTC.
+    """
+
+    def __init__(self, endpoint: str, until: datetime) -> None:
+        when = f"{until:%Y-%m-%d %H:%M} UTC"
+        super().__init__(f"{endpoint} is frozen until {when}; roll_back is free, and so is a change of the calendar")
+        self.until = until
 
 
 class RolloutsHalted(RolloutError):

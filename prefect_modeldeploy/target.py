@@ -6,10 +6,11 @@ from functools import partial
 from typing import Annotated, Any, Self
 
 from prefect.blocks.core import Block
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from prefect_modeldeploy.deployments import Capability, Deployment
 from prefect_modeldeploy.errors import InvalidInput, NotFound
+from prefect_modeldeploy.freeze import FreezeCalendar
 from prefect_modeldeploy.gateway import Gateway
 from prefect_modeldeploy.local.client import NodeClient
 from prefect_modeldeploy.providers import Credentials
@@ -20,6 +21,9 @@ from prefect_modeldeploy.traffic.router import TrafficRouter
 
 BlockName = Annotated[str, Field(title="Name of a block")]
 """Name of a saved Deployment Target block; the title is what Prefect's forms show."""
+
+SlugAndName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$"), Field(title="Type and name")]
+"""Type and name of a saved block, such as `slack-webhook/ops`."""
 
 
 class DeploymentTarget(Block):
@@ -35,6 +39,8 @@ class DeploymentTarget(Block):
         sample: Request for the preflight of rollouts.
         price_per_replica_hour: Price of one replica hour, for reports.
         metrics: Block of the system that rollouts are measured by, instead of the gateway.
+        freeze: Block with the times in which production stays as it is.
+        notify: Blocks that are told how rollouts go.
 
     Example:
         ```python
@@ -77,6 +83,14 @@ class DeploymentTarget(Block):
     )
     metrics: Metrics | None = Field(
         None, description="Block of the system that rollouts are measured by. None: the gateway measures."
+    )
+    freeze: FreezeCalendar | None = Field(
+        None, description="Block with the times in which rollouts do not move traffic forward. None: any time is good."
+    )
+    notify: tuple[SlugAndName, ...] = Field(
+        (),
+        description="Notification and webhook blocks that are told when a rollout starts, waits for approval, goes "
+        "back and ends, as type/name: slack-webhook/ops.",
     )
 
     @property

@@ -8,10 +8,10 @@ import pytest
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
 
 import prefect_modeldeploy
-from prefect_modeldeploy import DeploymentTarget, Gateway
+from prefect_modeldeploy import DeploymentTarget, FreezeCalendar, Gateway
 from prefect_modeldeploy.providers import Credentials
 
-BLOCKS = (*get_args(Credentials), Gateway, DeploymentTarget)
+BLOCKS = (*get_args(Credentials), FreezeCalendar, Gateway, DeploymentTarget)
 
 
 def test_every_public_name_can_be_imported() -> None:

@@ -4,6 +4,7 @@ from prefect_modeldeploy.compat import warn_if_server_cannot_start
 from prefect_modeldeploy.flows.canary import canary_rollout
 from prefect_modeldeploy.flows.cleaning import clean_up_orphans
 from prefect_modeldeploy.flows.fleet import fleet_report
+from prefect_modeldeploy.flows.planning import plan_rollout
 from prefect_modeldeploy.flows.promote import promote_to_production
 from prefect_modeldeploy.flows.reconcile import reconcile_rollouts
 from prefect_modeldeploy.flows.roll_back import roll_back
@@ -17,6 +18,7 @@ __all__ = [
     "canary_rollout",
     "clean_up_orphans",
     "fleet_report",
+    "plan_rollout",
     "promote_to_production",
     "reconcile_rollouts",
     "roll_back",

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from prefect_modeldeploy.errors import RolloutError
 from prefect_modeldeploy.rollout import Actor, Answer, Approval, RolloutRecord
+from prefect_modeldeploy.tasks import _notifying
 
 Decision = Literal["promote", "promote_fully", "skip", "extend", "roll_back"]
 
@@ -41,6 +42,8 @@ async def ask(record: RolloutRecord, gate: str) -> Answer:
     approval = record.approval or Approval()
     asked_before = int(record.answer.at.timestamp() * 1000) if record.answer else 0
     key = f"{gate.replace(' ', '-')}-{asked_before}"  # the same when a suspended run begins anew, and never else
+    if gate != "traffic" or (flow_run.run_count or 1) == 1:  # a suspended run that goes on has its answer already
+        await _notifying.ask_for_approval(record, gate)
     try:
         if gate == "traffic" and deployment.id and not flow_run.parent_flow_run_id:
             found: ApprovalAnswer | None = await asuspend_flow_run(

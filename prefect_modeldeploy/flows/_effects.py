@@ -13,6 +13,7 @@ from prefect_modeldeploy.errors import (
     UnsupportedOperation,
     WaitTimeout,
 )
+from prefect_modeldeploy.flows import _gates
 from prefect_modeldeploy.flows._approval import ask
 from prefect_modeldeploy.rollout import Effect, RolloutRecord, answered, asks_to_promote, finish, gate_of, held
 from prefect_modeldeploy.target import DeploymentTarget, client_of
@@ -58,7 +59,10 @@ class Effects:
 
     async def __call__(self, effect: Effect, record: RolloutRecord) -> RolloutRecord:
         """Do the effect and return the record after it."""
-        perform = getattr(self, f"_{effect.value}")
+        passed = await _gates.passed(effect, record, self._target)
+        if passed.phase is not record.phase:
+            return passed
+        record, perform = passed, getattr(self, f"_{effect.value}")
         after: RolloutRecord | None = await perform(record)
         return finish(record, effect, _now()) if after is None else after
 

@@ -20,6 +20,7 @@ from prefect_modeldeploy.errors import (
 from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Effects
+from prefect_modeldeploy.flows._gates import may_begin
 from prefect_modeldeploy.flows._identity import who_started
 from prefect_modeldeploy.rollout import Approval, CanaryPlan, Phase, RolloutRecord
 from prefect_modeldeploy.target import DeploymentTarget, router_of
@@ -142,10 +143,13 @@ async def new_record(
     Raises:
         InvalidInput: The candidate serves already.
         NotFound: There is no such candidate.
+        RolloutsFrozen: The target's calendar lets nothing begin now, but for roll-backs.
         RolloutsHalted: The red button is pressed; only roll-backs may begin.
     """
     if kind != "roll_back" and (why := await _red_button.pressed()):
         raise RolloutsHalted(f"all rollouts are halted: {why}; `modeldeploy allow` lets them begin again")
+    if kind != "roll_back":
+        await may_begin(target, plan)
     spec = candidate if isinstance(candidate, DeploymentSpec) else None
     name = _id_of(candidate)
     if stable is not None and stable.id == name:
@@ -163,6 +167,7 @@ async def new_record(
         why=note,
         plan=plan,
         approval=approval,
+        notify=target.notify,
         spec=spec,
         stable=stable.id if stable else None,
         canary=name,

@@ -19,8 +19,13 @@ def report_markdown(record: RolloutRecord, points: Sequence[Point]) -> str:
         record: The rollout.
         points: Its windows; may be empty.
     """
-    parts = [f"# {_text(words.headline(record))}"]
-    parts += [part for section in contents(record, points) for part in _section(section)]
+    return sections_markdown(words.headline(record), contents(record, points))
+
+
+def sections_markdown(headline: str, sections: Sequence[Section]) -> str:
+    """Any page of a headline and sections, likewise."""
+    parts = [f"# {_text(headline)}"]
+    parts += [part for section in sections for part in _section(section)]
     return "\n\n".join(parts) + "\n"
 
 

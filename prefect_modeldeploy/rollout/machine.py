@@ -169,7 +169,7 @@ def answered(record: RolloutRecord, answer: Answer, now: datetime) -> RolloutRec
             return record.model_copy(update={"phase": Phase.APPROVED, "plan": plan})
         case "skip":
             return passed_over(record, reason, decided_by="approval")
-    return record.model_copy(update={"phase": Phase.APPROVED}) if record.phase is Phase.JUDGED else record
+    return record.model_copy(update={"phase": Phase.APPROVED}) if answer.gate == "promotion" else record
 
 
 def _extended(record: RolloutRecord, now: datetime) -> RolloutRecord:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from prefect_modeldeploy.rollout.webhook import WebhookGate
 from prefect_modeldeploy.traffic.answers import Example
 
 
@@ -166,6 +167,9 @@ class CanaryPlan(BaseModel):
         None,
         title="Shadow",
         description="Send copies of some requests to the canary while the steps last, and judge the agreement.",
+    )
+    gates: tuple[WebhookGate, ...] = Field(
+        (), description="Webhooks that have to say yes before traffic moves forward; the canary is watched meanwhile."
     )
     poll_seconds: float = Field(1.0, gt=0, le=60, description="Seconds between looks at the measurements.")
     judge: JudgePlan = Field(

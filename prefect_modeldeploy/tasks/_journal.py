@@ -5,6 +5,7 @@ from prefect.variables import Variable
 
 from prefect_modeldeploy.errors import RolloutError
 from prefect_modeldeploy.rollout import RolloutRecord
+from prefect_modeldeploy.tasks import _notifying
 
 LARGEST = 5000
 """Characters that a Prefect variable can hold."""
@@ -27,6 +28,7 @@ async def save(record: RolloutRecord) -> RolloutRecord:
         raise RolloutError(f"the record of {record.endpoint} has {len(saved)} characters; {LARGEST} can be saved")
     await Variable.aset(variable_name(record.endpoint), saved, tags=["modeldeploy"], overwrite=True)
     tell(record, record.phase.value.lower().replace("_", "-"), record.reason)
+    await _notifying.follow(record)
     return record
 
 

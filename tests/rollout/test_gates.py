@@ -133,3 +133,9 @@ def test_a_slow_way_back_goes_down_in_even_steps() -> None:
     endpoint = Endpoint(name="prod", arms=arms)
     assert _way_back(endpoint, 30) == [40.0, 30.0, 20.0, 10.0]
     assert _way_back(endpoint, 0) == []
+
+
+def test_a_promotion_without_steps_is_asked_for_once() -> None:
+    attached = record(phase=Phase.ATTACHED, approval=Approval(), plan=CanaryPlan(steps=()))
+    assert next_effect(attached) is Effect.APPROVE
+    assert next_effect(says("promote", attached)) is Effect.FILL

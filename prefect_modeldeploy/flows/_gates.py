@@ -1,0 +1,136 @@
+"""What holds a rollout before traffic moves forward: freeze windows and webhooks. The canary is watched meanwhile.
+
+Roll-backs are never held.
+"""
+
+import asyncio
+import math
+from collections.abc import Awaitable
+from datetime import UTC, datetime
+
+from prefect_modeldeploy.errors import RolloutsFrozen
+from prefect_modeldeploy.flows._webhooks import GateClosed, When, opens, token_of, until_open
+from prefect_modeldeploy.freeze import FreezeCalendar
+from prefect_modeldeploy.rollout import CanaryPlan, Effect, Phase, RolloutRecord, abort
+from prefect_modeldeploy.rollout.freeze import frozen_until
+from prefect_modeldeploy.target import DeploymentTarget
+from prefect_modeldeploy.tasks.observing import aobserve_traffic
+
+_LOOK_SECONDS = 60.0
+"""A calendar that is changed meanwhile is seen within this time."""
+
+_FORWARD = frozenset({Effect.SHIFT, Effect.FILL, Effect.CLEAR, Effect.PROMOTE})
+_ASKED: dict[Effect, When] = {Effect.SHIFT: "step", Effect.FILL: "promotion"}
+
+
+async def may_begin(target: DeploymentTarget, plan: CanaryPlan) -> None:
+    """Check what could hold a rollout for ever before it begins.
+
+    Raises:
+        RolloutsFrozen: The target's calendar lets no rollout begin now; says until when.
+        InvalidInput: The secret of a gate is missing.
+    """
+    for gate in plan.gates:
+        await token_of(gate)
+    calendar = target.freeze
+    if calendar is not None and calendar.when_frozen == "refuse" and (until := _frozen_until(calendar)):
+        raise RolloutsFrozen(target.endpoint, until)
+
+
+async def passed(effect: Effect, record: RolloutRecord, target: DeploymentTarget) -> RolloutRecord:
+    """Wait until the effect may be done.
+
+    Returns:
+        The record, its deadline later by as much as it waited; turned back, if the canary did harm meanwhile.
+    """
+    if not _moves_forward(effect, record):
+        return record
+    while True:
+        after = await _let_through(effect, await _thawed(record, target), target)
+        if after is record or after.phase is not record.phase:
+            return after
+        record = after  # it was held for a while: is it frozen by now?
+
+
+def _moves_forward(effect: Effect, record: RolloutRecord) -> bool:
+    # What the provider has promoted already takes over in any case: its former version may be gone.
+    return effect in _FORWARD and record.kind != "roll_back" and record.phase is not Phase.HANDED_OVER
+
+
+async def _thawed(record: RolloutRecord, target: DeploymentTarget) -> RolloutRecord:
+    if target.freeze is None or (until := _frozen_until(target.freeze)) is None:
+        return record
+    target.credentials.logger.warning("%s is held: frozen until %s", record.endpoint, f"{until:%Y-%m-%d %H:%M} UTC")
+    return await watched(record, target, _until_thawed(target.freeze))
+
+
+async def _let_through(effect: Effect, record: RolloutRecord, target: DeploymentTarget) -> RolloutRecord:
+    when, logger = _ASKED.get(effect), target.credentials.logger
+    for gate in record.plan.gates:
+        if when is None or when not in gate.before or record.phase is Phase.ROLLING_BACK:
+            continue
+        try:
+            if not await opens(gate, when, record, logger):
+                record = await watched(record, target, until_open(gate, when, record, logger))
+        except GateClosed as closed:
+            return abort(record, str(closed), decided_by="webhook")
+    return record
+
+
+async def _until_thawed(calendar: FreezeCalendar) -> None:
+    name = calendar._block_document_name
+    while (until := _frozen_until(calendar)) is not None:
+        await asyncio.sleep(min(_LOOK_SECONDS, (until - datetime.now(UTC)).total_seconds()))
+        calendar = await FreezeCalendar.aload(name) if name else calendar
+
+
+def _frozen_until(calendar: FreezeCalendar) -> datetime | None:
+    return frozen_until(calendar.windows, datetime.now(UTC))
+
+
+async def watched(record: RolloutRecord, target: DeploymentTarget, wait: Awaitable[None]) -> RolloutRecord:
+    """Wait, and judge meanwhile if there is traffic on both arms: harm ends the wait.
+
+    Nothing of the evidence is kept here: whoever observes next reads the same windows again.
+    """
+    began = datetime.now(UTC)
+    waiting = asyncio.ensure_future(wait)
+    judging = asyncio.ensure_future(_judged(record, target, began))
+    try:
+        await asyncio.wait({waiting, judging}, return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            return judging.result()
+        waiting.result()
+    finally:
+        for task in (waiting, judging):
+            task.cancel()
+        await asyncio.gather(waiting, judging, return_exceptions=True)
+    held = (datetime.now(UTC) - began).total_seconds()
+    plan = record.plan.model_copy(update={"deadline_seconds": record.plan.deadline_seconds + held})
+    return record.model_copy(update={"plan": plan})
+
+
+async def _judged(record: RolloutRecord, target: DeploymentTarget, now: datetime) -> RolloutRecord:
+    """The record turned back, when the canary does harm; else this does not end."""
+    split = _as_observed(record, now)
+    if split is None:
+        await asyncio.Event().wait()
+    assert split is not None
+    harmed = await aobserve_traffic.fn(target, split)
+    return harmed.model_copy(update={"plan": record.plan})
+
+
+def _as_observed(record: RolloutRecord, now: datetime) -> RolloutRecord | None:
+    """The record as if its last step went on for ever; None if nothing of the traffic can be compared."""
+    endless = {"step_seconds": math.inf, "bake_seconds": math.inf, "deadline_seconds": math.inf}
+    changes = {"plan": record.plan.model_copy(update=endless), "step_started_at": now}
+    if record.mode == "native" or record.stable is None or record.golden_set or not 0 < record.weight < 100:
+        return None
+    match record.phase:
+        case Phase.ATTACHED:
+            return record.model_copy(update={**changes, "phase": Phase.SHIFTED, "step": record.step - 1})
+        case Phase.APPROVED if record.plan.steps:
+            return record.model_copy(update={**changes, "phase": Phase.SHIFTED})
+        case Phase.BAKED:
+            return record.model_copy(update={**changes, "phase": Phase.FULL})
+    return None

@@ -1,0 +1,106 @@
+"""The dry run: it says what a canary rollout would do and how long the proof would take, and touches nothing."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from prefect.artifacts import Artifact
+from prefect.client.orchestration import get_client
+
+from prefect_modeldeploy import CanaryPlan, cli, plan_rollout
+from prefect_modeldeploy.rollout import Actor, RolloutRecord
+from prefect_modeldeploy.target import client_of
+from prefect_modeldeploy.tasks import _journal
+from tests.flows.conftest import QUICK, Site
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+async def world(site: Site) -> dict[str, Any]:
+    """All that a rollout could change: what the node and Prefect's server keep."""
+    async with client_of(site.target) as client:
+        deployments = [d.model_dump(exclude={"raw"}) for d in await client.find()]
+    async with get_client() as prefect:
+        variables = {v.name: v.value for v in await prefect.read_variables() if site.target.endpoint in v.name}
+    endpoint = (await site.endpoint()).model_dump()
+    return {"endpoint": endpoint, "deployments": deployments, "variables": variables}
+
+
+async def test_steps_times_cost_and_changes_are_told_and_nothing_is_changed(site: Site) -> None:
+    site.target.price_per_replica_hour = 3.6
+    async with await site.load() as answers:
+        await site.history(answers, 600)
+        before = await world(site)
+        preview = await plan_rollout(site.target, site.spec("2"), QUICK)
+        assert await world(site) == before
+    model = site.target.model
+    assert preview.begins
+    assert (preview.candidate, preview.stable, preview.open_rollout) == (f"{model}-2", f"{model}-1", None)
+    assert preview.traffic is not None
+    assert preview.traffic.requests >= 500
+    assert 30 < preview.traffic.per_second < 400
+    assert [(step.weight, step.seconds) for step in preview.steps] == [(20, 1), (50, 1)]
+    good, *worse = preview.forecasts
+    assert (good.canary, good.outcome) == ("as good as stable", "promoted")
+    assert {each.outcome for each in worse} == {"rolled_back"}
+    assert preview.cost is not None
+    assert preview.cost.money == pytest.approx(3.6 * good.seconds / 3600)
+    assert {(c.when, c.what, c.deployment) for c in preview.changes} == {
+        ("at the start", "create", f"{model}-2"),
+        ("after the promotion", "scale_to_zero", f"{model}-1"),
+        ("after a roll-back", "delete", f"{model}-2"),
+    }
+    artifact = await Artifact.aget(f"plan-local-{model}")
+    assert artifact is not None
+    assert "would begin" in str(artifact.data)
+
+
+async def test_without_traffic_it_says_so_instead_of_guessing(site: Site) -> None:
+    preview = await plan_rollout(site.target, site.spec("2"))
+    assert (preview.traffic, preview.forecasts, preview.cost) == (None, (), None)
+    assert [step.canary_requests for step in preview.steps] == [None, None, None]
+
+
+async def test_it_names_the_refusals_of_the_flow_itself(site: Site, new_site: Callable[[str], Site]) -> None:
+    async def refused(site: Site, candidate: Any, plan: CanaryPlan = QUICK) -> list[str]:
+        return [each.error for each in (await plan_rollout(site.target, candidate, plan)).refusals]
+
+    serving = f"{site.target.model}-1"
+    assert await refused(site, serving) == ["InvalidInput"]
+    assert await refused(site, "no-such-thing") == ["NotFound"]
+    native = QUICK.model_copy(update={"promote": "native"})
+    assert await refused(site, site.spec("2"), native) == ["UnsupportedOperation"]
+    assert await refused(new_site("empty"), site.spec("2")) == ["InvalidInput"]
+
+
+async def test_it_says_who_holds_the_endpoint(site: Site) -> None:
+    target, now = site.target, "2026-01-01T00:00:00Z"
+    facts = {"id": "r", "provider": "local", "model": target.model, "endpoint": target.endpoint, "plan": QUICK}
+    actor = Actor(name="ada")
+    await _journal.save(RolloutRecord.model_validate({**facts, "who": actor, "canary": "other", "started_at": now}))
+    preview = await plan_rollout(target, site.spec("2"))
+    assert [each.error for each in preview.refusals] == ["RolloutInProgress"]
+    assert "other, at PLANNED, started 2026-01-01 00:00 UTC by ada" in (preview.open_rollout or "")
+
+
+@pytest.mark.slow
+def test_the_command_line_tells_the_same(site: Site, tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    site.target.save(site.target.endpoint, overwrite=True)
+    spec, plan = tmp_path / "spec.json", tmp_path / "plan.json"
+    spec.write_text(site.spec("2").model_dump_json())
+    plan.write_text('{"steps": [10, 40]}')
+    command = ["plan", site.target.endpoint, str(spec), "--plan", str(plan)]
+    assert _exit_code([*command, "--json"]) == 0
+    preview = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [step["weight"] for step in preview["steps"]] == [10, 40]
+    assert _exit_code(["plan", site.target.endpoint, f"{site.target.model}-1"]) == 3
+    text = " ".join(capsys.readouterr().out.split())
+    assert "would be refused" in text
+    assert "serves already" in text
+
+
+def _exit_code(command: list[str]) -> object:
+    with pytest.raises(SystemExit) as end:
+        cli.app(command)
+    return end.value.code
