@@ -24,6 +24,7 @@ class Clock:
     def __init__(self, speed: float = 1.0, now: float | None = None) -> None:
         self._speed = _checked(speed)
         self._base, self._started = time.time() if now is None else now, time.monotonic()
+        self._jumped = 0.0
 
     @property
     def speed(self) -> float:
@@ -45,6 +46,11 @@ class Clock:
         if not 0 <= seconds < math.inf:
             raise InvalidInput("advance_seconds", seconds, "must be a number from 0 up; time does not run backwards")
         self._base += seconds
+        self._jumped += seconds
+
+    def ours(self) -> float:
+        """Our time, moved on by the jumps alone: requests come at our pace, however fast the life cycles are."""
+        return time.time() + self._jumped
 
     def elapsed(self, since: float) -> float:
         """Seconds of a life cycle since then: infinitely many at speed 0."""

@@ -7,7 +7,7 @@ from typing import Protocol
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger, get_run_logger
 
-from prefect_modeldeploy.traffic.router import TrafficRouter
+from prefect_modeldeploy.traffic.router import SteppedRouter, TrafficRouter
 from prefect_modeldeploy.traffic.windows import EndpointWindow
 from prefect_modeldeploy.transport import Logger
 
@@ -50,7 +50,7 @@ class MetricSource(Protocol):
 
 
 class GatewaySource:
-    """The gateway's own measurements of an endpoint; they are complete at once."""
+    """What the router itself measures of an endpoint: the gateway's windows are complete at once."""
 
     def __init__(self, router: TrafficRouter, endpoint: str) -> None:
         self._router, self._endpoint = router, endpoint
@@ -69,8 +69,8 @@ class GatewaySource:
         return windows
 
     def settled(self, cursor: str) -> float:
-        """Now."""
-        return time.time()
+        """Now, unless the router is a provider's, which knows later."""
+        return self._router.settled(cursor) if isinstance(self._router, SteppedRouter) else time.time()
 
 
 def run_logger() -> Logger:

@@ -57,7 +57,7 @@ async def _aset_arms(
     expected_epoch: int | None = None,
     shadow: Shadow | None = None,
 ) -> Endpoint:
-    """Say which deployments are behind an endpoint; creates the endpoint if there is none.
+    """Say which deployments are behind an endpoint; creates the endpoint if there is none. It stays sticky if it was.
 
     Args:
         target: Block, or name of a saved one.
@@ -70,9 +70,14 @@ async def _aset_arms(
     """
     await register_arms(target, [id for id, _ in arms.values()])
     async with router_of(target) as (router, name):
+        try:
+            sticky = (await router.get_endpoint(name)).sticky_header
+        except NotFound:
+            sticky = None
         wanted = Endpoint(
             name=name,
             arms=tuple(EndpointArm(name=arm, upstream=id, weight=weight) for arm, (id, weight) in arms.items()),
+            sticky_header=sticky,
             shadow=shadow,
         )
         return await router.put_endpoint(wanted, expected_epoch=expected_epoch)

@@ -84,3 +84,7 @@ class SteppedRouter(TrafficRouter, Protocol):
             Conflict: It is moving the traffic of this endpoint already.
         """
         ...
+
+    def settled(self, cursor: str) -> float:
+        """Up to when a cursor's measurements are complete, in seconds since the epoch: a provider's can come late."""
+        ...

@@ -8,6 +8,7 @@ import pytest
 from prefect_modeldeploy import CanaryPlan, JudgePlan, canary_rollout, promote_to_production
 from prefect_modeldeploy.errors import InvalidInput, UnsupportedOperation
 from prefect_modeldeploy.rollout import Phase
+from prefect_modeldeploy.target import router_of
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site
 
@@ -42,6 +43,15 @@ async def test_a_good_version_is_promoted_and_the_former_one_sleeps(site: Site) 
     report = Path(record.report or "").read_text()
     assert "was promoted" in report
     assert "better" in report
+
+
+async def test_a_sticky_endpoint_stays_sticky(site: Site) -> None:
+    async with router_of(site.target) as (router, _):
+        await router.put_endpoint((await site.endpoint()).model_copy(update={"sticky_header": "X-User"}))
+    record = await promote_to_production(site.target, site.spec("2"))
+    assert record.outcome == "promoted", record.reason
+    endpoint = await site.endpoint()
+    assert (endpoint.sticky_header, [arm.upstream for arm in endpoint.arms]) == ("X-User", [f"{site.target.model}-2"])
 
 
 async def _is(site: Site, deployment: str, status: str) -> bool:

@@ -87,6 +87,16 @@ async def test_a_creation_that_arrives_after_it_was_given_up_leaves_one_deployme
     assert len(await account.records("fraud-v2")) == 1
 
 
+async def test_two_that_create_the_same_at_the_same_moment_get_the_same_one(account: Account) -> None:
+    """Both have looked, and found nothing, before either request takes effect."""
+    await account.control.fault(kind="delay", method="POST", path="/v4/models/*/deployments", seconds=0.5, times=2)
+    async with account.credentials.get_client() as other:
+        first, second = await asyncio.gather(account.client.create(account.spec()), other.create(account.spec()))
+    assert len(await account.sent("POST", "/v4/models/*/deployments")) == 2
+    [left] = await account.records("fraud-v2")
+    assert first.id == second.id == f"{account.model_id}/{left['id']}"
+
+
 async def test_a_model_whose_creation_was_lost_is_made_once(account: Account) -> None:
     from prefect_modeldeploy.providers.scale.schemas import NewModel
 

@@ -22,12 +22,13 @@ class Answers:
 
 
 @asynccontextmanager
-async def load(url: str, *, rate: float, connections: int = 8, body: bytes = b"") -> AsyncIterator[Answers]:
+async def load(
+    url: str, *, rate: float, connections: int = 8, body: bytes = b"", authorization: str | None = None
+) -> AsyncIterator[Answers]:
     """Send `rate` requests a second for as long as the block runs: POST with a JSON body, GET without."""
     answers, stop = Answers(), asyncio.Event()
-    clients = [
-        asyncio.create_task(_client(_request(url, body), connections / rate, answers, stop)) for _ in range(connections)
-    ]
+    request = _request(url, body, authorization)
+    clients = [asyncio.create_task(_client(request, connections / rate, answers, stop)) for _ in range(connections)]
     try:
         yield answers
     finally:
@@ -43,11 +44,12 @@ class Request(NamedTuple):
     raw: bytes
 
 
-def _request(url: str, body: bytes) -> Request:
+def _request(url: str, body: bytes, authorization: str | None) -> Request:
     parts = urlsplit(url)
     method, more = (
         ("POST", f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n") if body else ("GET", "")
     )
+    more += f"Authorization: {authorization}\r\n" if authorization else ""
     head = f"{method} {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n{more}\r\n"
     return Request(parts.hostname, parts.port, head.encode() + body)
 

@@ -53,9 +53,9 @@ def idle_seconds(metrics: Metrics, now: float) -> float | None:
     return max(0.0, min(known[-1][1], now - LAG_SECONDS) - since)
 
 
-def settled(now: float) -> float:
-    """Until when the metrics will not change any more: a full minute, in seconds since the epoch."""
-    return (now - LAG_SECONDS) // 60 * 60
+def settled(now: float, width: float = 60.0, late: float | None = None) -> float:
+    """Until when the metrics will not change any more: a full minute, or `width`, in seconds since the epoch."""
+    return (now - (LAG_SECONDS if late is None else late)) // width * width
 
 
 def window(baseline: Metrics, canary: Metrics, name: str) -> Window | None:

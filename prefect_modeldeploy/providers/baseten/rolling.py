@@ -84,7 +84,10 @@ class RollingPromotion:
             raise Conflict(PROVIDER, f"take over {name}", problem)
         possible = steps_of(env)
         if wrong := [share for share in shares if share not in possible]:
-            hint = f"{self._environment} moves by steps of {list(possible)} (its max_surge_percent): plan with those"
+            hint = (
+                f"a promotion to {self._environment} can be held at {list(possible)} only: plan with those, or change "
+                "the environment's max_surge_percent"
+            )
             raise InvalidInput("plan.steps", wrong, hint)
 
     async def url(self, name: str) -> str:
@@ -204,6 +207,10 @@ class RollingPromotion:
     async def cursor(self, name: str) -> str:
         """The next full minute, in seconds since the epoch."""
         return str(math.ceil(time.time() / 60) * 60)
+
+    def settled(self, cursor: str) -> float:
+        """The cursor is that time."""
+        return float(cursor)
 
     async def windows(
         self, name: str, *, after: str | None = None, since: float | None = None

@@ -144,8 +144,9 @@ class ScaleClient(ServingClient):
     async def create(self, spec: DeploymentSpec) -> Deployment:
         """Create a deployment of a model, or return the one that this very spec has created before.
 
-        It is found by its name and our mark, before and after an answer was lost. The vendor keeps no names unique, so
-        when a request that seemed lost arrives late after all, what it made is deleted again.
+        It is found by its name and our mark, before and after an answer was lost. The vendor keeps no names unique and
+        knows no idempotency, so it is looked again afterwards: of what a request that seemed lost, or somebody else at
+        the same moment, has made of this spec the oldest stays, and everybody deletes what else is their own.
 
         Raises:
             Conflict: The name is taken by a deployment that was created otherwise.
@@ -155,14 +156,12 @@ class ScaleClient(ServingClient):
         call = secrets.token_hex(8)
         request = to_request(spec, self._account_id, call)
         model_id = await self._model_id(spec.model)
-        path, lost = at("v4", "models", model_id, "deployments"), False
+        path = at("v4", "models", model_id, "deployments")
 
         async def look_up() -> dict[str, Any] | None:
             return await self._created_from(spec, model_id)
 
         async def look_again() -> dict[str, Any] | None:
-            nonlocal lost
-            lost = True
             found: dict[str, Any] | None = await patiently(look_up)
             return found
 
@@ -171,9 +170,7 @@ class ScaleClient(ServingClient):
 
         made = await look_up()
         if made is None:
-            made = await create_once(create, look_again)
-        if lost:
-            made = await self._only_one(model_id, call, made)
+            made = await self._only_one(spec, model_id, call, await create_once(create, look_again))
         return self._translated(await self._until_found(model_id, made), model_id)
 
     async def update(self, deployment_id: str, update: DeploymentUpdate) -> Deployment:
@@ -360,13 +357,22 @@ class ScaleClient(ServingClient):
             raise Conflict(self.provider, f"POST {path}", Problem(text, code="name_taken"))
         return None
 
-    async def _only_one(self, model_id: str, call: str, made: dict[str, Any]) -> dict[str, Any]:
+    async def _only_one(self, spec: DeploymentSpec, model_id: str, call: str, made: dict[str, Any]) -> dict[str, Any]:
+        """The oldest deployment of this spec, which all that create it agree on; ours goes unless that is it."""
         path = at("v4", "models", model_id, "deployments")
-        listed = [one async for one in items(self._transport, path, sort_by="created_at:asc")]
-        ours = [one for one in listed if mark_of(ScaleDeployment.read(one)).get("call") == call]
-        for late in ours[1:]:
-            await self._transport.call("DELETE", at("v4", "models", model_id, "deployments", str(late["id"])))
-        return ours[0] if ours else made
+        listed = [(one, ScaleDeployment.read(one)) async for one in items(self._transport, path)]
+        same = [
+            (str(found.raw.get("created_at")), str(found.id), mark_of(found).get("call"), one)
+            for one, found in listed
+            if mark_of(found).get("spec") == digest(spec)
+            and found.name == spec.name
+            and found.status.upper() != "DELETE_IN_PROGRESS"
+        ]
+        same.sort(key=lambda one: one[:2])
+        for _, own_id, by, _ in same[1:]:
+            if by == call:
+                await self._transport.call("DELETE", at("v4", "models", model_id, "deployments", own_id))
+        return same[0][-1] if same else made
 
     async def _until_found(self, model_id: str, made: dict[str, Any]) -> dict[str, Any]:
         """The new deployment as it is read: what is done next shall not meet a 404."""

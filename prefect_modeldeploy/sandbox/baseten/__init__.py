@@ -36,6 +36,8 @@ What is unknown about Baseten, and what the emulator does; our client must not r
 | QUEUED                                                      | never: ACCEPTED, applied after 2 s; or UNCHANGED      |
 | PATCH autoscaling of a deployment that serves an environment| changes the environment's settings too                |
 | how long steps take                                         | RELEASING 5 s at least, 20 s a step and stabilization |
+| metrics of requests                                         | counted in our time, as they come at our pace; they   |
+|                                                             | show 180 s / speed later, 0 until then                |
 | short ids of replicas                                       | one known replica: the first 5 letters of the id      |
 | rate limits                                                 | none by itself; the fault `status=429` has the        |
 |                                                             | vendor's envelope                                     |

@@ -300,10 +300,9 @@ class Core(Emulator):
         del lines[:-500]
 
     def count(self, record: Record, status: int, seconds: float) -> None:
-        """Count a request, by minute."""
-        minute = str(int(self.clock.now() // 60) * 60)
+        """Count a request, by second."""
         kind = f"{status // 100}xx"
-        counts = record.setdefault("requests", {}).setdefault(minute, {})
+        counts = record.setdefault("requests", {}).setdefault(str(int(self.clock.ours())), {})
         counts[kind] = counts.get(kind, 0) + 1
         counts["seconds"] = counts.get("seconds", 0.0) + seconds
 

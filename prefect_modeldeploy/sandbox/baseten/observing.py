@@ -29,6 +29,8 @@ METRICS = {
     "baseten_replicas_starting": ("COUNT", "GAUGE", [{}]),
 }
 DEFAULT_METRICS = list(METRICS)[:3]
+METRICS_LAG_SECONDS = 180.0
+"""How late a request shows in the metrics, at speed 1; until then it is as if it had not come. At speed 0 at once."""
 
 
 class Observing(Managing):
@@ -94,7 +96,7 @@ class Observing(Managing):
         names = query.metrics or DEFAULT_METRICS
         if unknown := [name for name in names if name not in METRICS]:
             raise Refusal(400, f"Unknown metrics: {unknown}.", "VALIDATION_ERROR")
-        now = int(self.clock.now() * 1000)
+        now = int(self.clock.ours() * 1000)
         if query.mode == "CURRENT" and (query.start_epoch_millis is not None or query.end_epoch_millis is not None):
             raise Refusal(400, "CURRENT takes no start and no end.", "VALIDATION_ERROR")
         end = query.end_epoch_millis if query.end_epoch_millis is not None else now
@@ -125,14 +127,16 @@ class Observing(Managing):
         }  # fmt: skip
 
     def _values(self, record: Record, name: str, start: int, end: int) -> list[float | None]:
-        minutes = [counts for minute, counts in record.get("requests", {}).items() if start <= int(minute) * 1000 < end]
-        classes = {kind: float(sum(one.get(kind, 0) for one in minutes)) for kind in ("2xx", "4xx", "5xx")}
+        late = self.clock.lasting(METRICS_LAG_SECONDS) / (self.clock.speed or 1.0)
+        end = min(end, int((self.clock.ours() - late) * 1000))
+        seconds = [counts for second, counts in record.get("requests", {}).items() if start <= int(second) * 1000 < end]
+        classes = {kind: float(sum(one.get(kind, 0) for one in seconds)) for kind in ("2xx", "4xx", "5xx")}
         match name:
             case "baseten_inference_requests_total":
                 return list(classes.values())
             case "baseten_end_to_end_response_time_seconds":
                 total = sum(classes.values())
-                mean = sum(one.get("seconds", 0.0) for one in minutes) / total if total else None
+                mean = sum(one.get("seconds", 0.0) for one in seconds) / total if total else None
                 return [mean, mean]
             case "baseten_concurrent_requests":
                 return [float(self.pool(record).in_flight)]
