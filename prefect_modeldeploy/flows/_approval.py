@@ -10,6 +10,7 @@ from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import apause_flow_run, asuspend_flow_run
 from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run
+from prefect.states import Running
 from pydantic import Field
 
 from prefect_modeldeploy.errors import RolloutError
@@ -52,7 +53,7 @@ async def ask(record: RolloutRecord, gate: str) -> Answer:
         else:
             found = await _paused(record, gate, approval.timeout_seconds, key)
     except FlowPauseTimeout:
-        return _answer(gate, approval.on_timeout, "nobody answered in time", "nobody")
+        return silence(record, gate)
     if found is None:
         raise RolloutError(f"{record.endpoint}: the approval came back without an answer")
     return _answer(gate, found.decision, found.comment, found.approver or "somebody")
@@ -73,6 +74,15 @@ async def _paused(record: RolloutRecord, gate: str, seconds: int, key: str) -> A
         for task in (pausing, watching):
             task.cancel()
         await asyncio.gather(pausing, watching, return_exceptions=True)
+        await _running_again()
+
+
+async def _running_again() -> None:
+    """What nobody resumed goes on all the same: Prefect would end a run that is left paused as failed."""
+    async with get_client() as client:
+        run = await client.read_flow_run(UUID(str(flow_run.id)))
+        if run.state is not None and run.state.is_paused():
+            await client.set_flow_run_state(run.id, Running(), force=True)
 
 
 async def _until_cancelled() -> None:
@@ -91,6 +101,11 @@ def _form(record: RolloutRecord, gate: str) -> type[ApprovalAnswer]:
     description = f"**{record.endpoint}**: {what} `{record.canary}`, over `{record.stable}`?{weight}\n\n{record.reason}"
     form: type[ApprovalAnswer] = ApprovalAnswer.with_initial_data(description=description)
     return form
+
+
+def silence(record: RolloutRecord, gate: str) -> Answer:
+    """The answer when nobody gives one."""
+    return _answer(gate, (record.approval or Approval()).on_timeout, "nobody answered in time", "nobody")
 
 
 def _answer(gate: str, decision: str, comment: str, who: str) -> Answer:

@@ -11,11 +11,13 @@ import os
 import platform
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import anyio
 import psutil
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
 from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.runtime import flow_run
@@ -79,11 +81,13 @@ async def is_lost(record: RolloutRecord) -> bool:
         return False
     if driver is None:
         return True
-    match await _state_name(driver):
-        case "Suspended":
-            return False  # it has no process, by intention
-        case "final":
-            return True
+    state = await _state_of(driver)
+    if state is None and driver.flow_run is not None:
+        return True
+    if state is not None and state.name == "Suspended":  # it has no process, by intention
+        return waited_in_vain(state)
+    if state is not None and state.is_final():
+        return True
     if driver.host == platform.node():
         if driver.pid == os.getpid():
             return driver.token not in _driving
@@ -123,18 +127,27 @@ async def only_one(endpoint: str) -> AsyncIterator[None]:
         ) from error
 
 
-async def _state_name(driver: Driver) -> str:
-    """`final`, or the name of the state of the driver's flow run; empty if Prefect does not know it."""
+async def unanswered(record: RolloutRecord) -> bool:
+    """Whether the rollout was suspended until a person answers, and nobody did in time."""
+    state = await _state_of(record.driver) if record.driver else None
+    return state is not None and state.name == "Suspended" and waited_in_vain(state)
+
+
+def waited_in_vain(state: State) -> bool:
+    """Whether a suspended run can no longer be resumed."""
+    until = state.state_details.pause_timeout
+    return until is not None and until <= datetime.now(UTC)
+
+
+async def _state_of(driver: Driver) -> State | None:
+    """The state of the driver's flow run; None if there is no such run."""
     if driver.flow_run is None:
-        return ""
+        return None
     async with get_client() as client:
         try:
-            state = (await client.read_flow_run(UUID(driver.flow_run))).state
+            return (await client.read_flow_run(UUID(driver.flow_run))).state
         except ObjectNotFound:
-            return "final"
-    if state is None:
-        return ""
-    return "final" if state.is_final() else state.name or ""
+            return None
 
 
 async def _beat(endpoint: str) -> object:

@@ -1,17 +1,19 @@
 """Reconcile: rollouts whose process is gone are brought to their end."""
 
 import asyncio
+from datetime import UTC, datetime
 
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.logging import get_run_logger
 
 from prefect_modeldeploy.flows import _ownership
+from prefect_modeldeploy.flows._approval import silence
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Effects, NativeEffects, NativeReturn
 from prefect_modeldeploy.flows._fleet import Targets
-from prefect_modeldeploy.flows._start import take_over
-from prefect_modeldeploy.rollout import Phase, RolloutRecord, abort, in_flight
+from prefect_modeldeploy.flows._start import run_name, take_over
+from prefect_modeldeploy.rollout import Phase, RolloutRecord, abort, answered, gate_of, in_flight
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks import _journal
 
@@ -54,6 +56,13 @@ async def _reconcile(target: DeploymentTarget) -> RolloutRecord | None:
     last = await _journal.load(target.endpoint)
     if last is None or last.phase is Phase.ENDED or not await _ownership.is_lost(last):
         return None
+    return await resume_rollout(target, last)
+
+
+@flow(name="resume-rollout", flow_run_name=run_name)
+async def resume_rollout(target: DeploymentTarget, last: RolloutRecord) -> RolloutRecord | None:
+    """Bring one rollout to its end: a run of its own, so that a person can be asked in it."""
+    unanswered = await _ownership.unanswered(last)
     async with _ownership.only_one(target.endpoint):
         record = await _journal.load(target.endpoint)
         if record is None or record.phase is Phase.ENDED or record.driver != last.driver:
@@ -62,6 +71,8 @@ async def _reconcile(target: DeploymentTarget) -> RolloutRecord | None:
     if in_flight(record) and (record.plan.on_lost == "roll_back" or record.golden_set is not None):
         # The examples of a golden set are never kept, so nobody but the caller can go on asking them.
         record = abort(record, "the process that drove it was lost", decided_by="reconcile")
+    elif unanswered and (gate := gate_of(record)):
+        record = answered(record, silence(record, gate), datetime.now(UTC))
     return await drive(record, _effects_for(target, record))
 
 

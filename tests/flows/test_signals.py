@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 import pytest
 from prefect.events.clients import get_events_client
 
-from prefect_modeldeploy import Approval, RolloutRecord, canary_rollout, orders
+from prefect_modeldeploy import Approval, RolloutRecord, canary_rollout, orders, promote_to_production
 from prefect_modeldeploy.errors import InvalidInput, RolloutError
+from prefect_modeldeploy.rollout import Phase
 from prefect_modeldeploy.target import client_of, router_of
 from prefect_modeldeploy.tasks import _journal
 from tests.conftest import eventually
@@ -62,14 +63,20 @@ async def _step_of(site: Site, step: int) -> bool:
     return record is not None and record.step == step
 
 
-async def test_a_canary_that_is_gone_is_rolled_back_at_once(site: Site) -> None:
-    async with under_way(site, unready_seconds=1.0) as (running, answers):
-        async with client_of(site.target) as client:
-            await client.stop(f"{site.target.model}-2")
-        record = await asyncio.wait_for(running, 60)
+async def test_a_canary_that_is_not_ready_is_rolled_back_even_if_no_request_says_so(site: Site) -> None:
+    plan = LONG.model_copy(update={"unready_seconds": 1.0})
+    running = asyncio.ensure_future(canary_rollout(site.target, site.spec("2"), plan))
+
+    async def has_its_share() -> bool:
+        record = await _journal.load(site.target.endpoint)
+        return record is not None and record.phase is Phase.SHIFTED
+
+    await eventually(has_its_share)
+    async with client_of(site.target) as client:
+        await client.stop(f"{site.target.model}-2")
+    record = await asyncio.wait_for(running, 60)
     assert (record.outcome, record.decided_by) == ("rolled_back", "health check")
     assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
-    assert answers.count
 
 
 async def test_a_stable_that_is_stopped_is_started_before_the_traffic_comes_back(site: Site) -> None:
@@ -155,3 +162,13 @@ async def test_the_button_works_while_a_person_is_waited_for(site: Site) -> None
         await orders.order(site.target.endpoint, "abort", "not now")
         record = await asyncio.wait_for(running, 60)
     assert (record.outcome, record.decided_by) == ("rolled_back", "event")
+
+
+async def test_silence_can_mean_yes_and_the_run_ends_well(site: Site) -> None:
+    approval = Approval(timeout_seconds=2, on_timeout="promote")
+    state = await promote_to_production(site.target, site.spec("2"), approval=approval, return_state=True)
+    assert (state.type.value, state.name) == ("COMPLETED", "Promoted"), state.message
+    record = await _journal.load(site.target.endpoint)
+    assert record is not None
+    assert record.answer is not None
+    assert (record.answer.who.name, record.answer.decision) == ("nobody", "promote")
