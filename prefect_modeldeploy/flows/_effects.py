@@ -15,7 +15,7 @@ from prefect_modeldeploy.errors import (
 )
 from prefect_modeldeploy.flows import _gates
 from prefect_modeldeploy.flows._approval import ask
-from prefect_modeldeploy.rollout import Effect, RolloutRecord, answered, asks_to_promote, finish, gate_of, held
+from prefect_modeldeploy.rollout import Effect, RolloutRecord, abort, answered, asks_to_promote, finish, gate_of, held
 from prefect_modeldeploy.target import DeploymentTarget, client_of
 from prefect_modeldeploy.tasks._assets import materialised
 from prefect_modeldeploy.tasks._formers import note_former
@@ -74,7 +74,10 @@ class Effects:
     async def _deploy(self, record: RolloutRecord) -> RolloutRecord | None:
         if record.spec is None:
             return None
-        created = await acreate_deployment(self._target, record.spec)
+        try:
+            created = await acreate_deployment(self._target, record.spec)
+        except Conflict as error:  # another deployment has the name: on the way back nothing is ours to delete
+            return abort(record.model_copy(update={"spec": None}), str(error), decided_by="error")
         return finish(record.model_copy(update={"canary": created.id}), Effect.DEPLOY, _now())
 
     async def _wait_ready(self, record: RolloutRecord) -> None:
@@ -180,8 +183,16 @@ class Effects:
             await aset_arms(self._target, {"stable": (record.stable, 100.0)}, expected_epoch=record.epoch)
 
     async def _retire_canary(self, record: RolloutRecord) -> None:
-        if record.spec is not None:
-            await _retire(self._target, record.canary, record.plan.failed_canary)
+        for deployment_id in await self._created(record):
+            await _retire(self._target, deployment_id, record.plan.failed_canary)
+
+    async def _created(self, record: RolloutRecord) -> list[str]:
+        """What this rollout has created; the name tells where the answer to the creation was lost."""
+        if record.spec is None or record.canary != record.spec.name:
+            return [] if record.spec is None else [record.canary]
+        async with client_of(self._target) as client:
+            found = await client.find(model=record.spec.model)
+        return [d.id for d in found if record.spec.name in (d.id, d.name)]
 
     async def _end(self, record: RolloutRecord) -> RolloutRecord:
         ended = finish(record, Effect.END, _now())

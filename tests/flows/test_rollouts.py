@@ -8,7 +8,7 @@ import pytest
 from prefect_modeldeploy import CanaryPlan, JudgePlan, canary_rollout, promote_to_production
 from prefect_modeldeploy.errors import InvalidInput, UnsupportedOperation
 from prefect_modeldeploy.rollout import Phase
-from prefect_modeldeploy.target import router_of
+from prefect_modeldeploy.target import client_of, router_of
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site
 
@@ -27,6 +27,16 @@ async def test_a_canary_needs_something_to_compare_with(new_site: Callable[[str]
     with pytest.raises(InvalidInput, match="promote_to_production"):
         await canary_rollout(site.target, site.spec("1"))
     assert await site.deployments() == {} or "nothing-1" not in await site.deployments()
+
+
+async def test_a_name_that_another_deployment_has_is_refused_and_the_other_stays(site: Site) -> None:
+    async with client_of(site.target) as client:
+        other = await client.create(site.spec("2", "differs"))
+    record = await canary_rollout(site.target, site.spec("2"), QUICK)
+    assert (record.outcome, record.decided_by) == ("rolled_back", "error")
+    assert other.id in record.reason
+    assert other.id in await site.deployments(), "it is not this rollout's to delete"
+    assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
 
 
 async def test_a_good_version_is_promoted_and_the_former_one_sleeps(site: Site) -> None:
