@@ -10,7 +10,8 @@ from pydantic import Field, SecretStr, model_validator
 
 from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.local.client import NodeClient
-from prefect_modeldeploy.transport import RetryPolicy, check_base_url
+from prefect_modeldeploy.transport import RetryPolicy
+from prefect_modeldeploy.urls import check_base_url
 
 POLICY = RetryPolicy(attempts=5, total_seconds=10.0)
 """A node that is being restarted is back in seconds."""

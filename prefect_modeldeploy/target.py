@@ -85,7 +85,9 @@ class DeploymentTarget(Block):
         None, description="Block of the system that rollouts are measured by. None: the gateway measures."
     )
     freeze: FreezeCalendar | None = Field(
-        None, description="Block with the times in which rollouts do not move traffic forward. None: any time is good."
+        None,
+        title="Freeze",
+        description="Block with the times in which rollouts do not move traffic forward. None: any time is good.",
     )
     notify: tuple[SlugAndName, ...] = Field(
         (),

@@ -13,7 +13,6 @@ Which failures are sent again depends on what they say about the effect of the f
 A create whose effect is unknown is looked up before it is sent again: `create_once`.
 """
 
-import ipaddress
 import logging
 import random
 import time
@@ -23,7 +22,6 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
 
 import httpx
 import stamina
@@ -39,6 +37,7 @@ from prefect_modeldeploy.errors import (
     ProviderUnavailable,
     RateLimited,
 )
+from prefect_modeldeploy.urls import check_base_url
 
 T = TypeVar("T")
 Logger = logging.Logger | logging.LoggerAdapter[Any]
@@ -109,31 +108,6 @@ def retry_after(response: httpx.Response) -> float | None:
     except ValueError:
         return None
     return max(0.0, (when - datetime.now(when.tzinfo or UTC)).total_seconds())
-
-
-def check_base_url(field: str, url: str, *, allow_http: bool = False) -> str:
-    """Return `url` without a trailing slash.
-
-    Raises:
-        InvalidInput: It is no http(s) URL, or it is plain http to another machine and that was not allowed.
-    """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InvalidInput(field, url, "must be an URL such as https://api.example.com")
-    if parts.username or parts.password:
-        raise InvalidInput(field, f"{parts.scheme}://***@{parts.hostname}", "must not hold a user name or a password")
-    if parts.scheme == "http" and not allow_http and not _is_loopback(parts.hostname):
-        raise InvalidInput(field, url, "plain http would send secrets in clear; use https, or allow it on the block")
-    return url.rstrip("/")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class Transport:

@@ -24,15 +24,8 @@ from prefect_modeldeploy.errors import (
     ProviderUnavailable,
     RateLimited,
 )
-from prefect_modeldeploy.transport import (
-    RetryPolicy,
-    SecretHeader,
-    Transport,
-    check_base_url,
-    create_once,
-    may_retry,
-    retry_after,
-)
+from prefect_modeldeploy.transport import RetryPolicy, SecretHeader, Transport, create_once, may_retry, retry_after
+from prefect_modeldeploy.urls import check_base_url
 from tests.conftest import serve
 
 KEY = "planted-secret-key"

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from prefect_modeldeploy.transport import check_base_url
+from prefect_modeldeploy.urls import check_base_url
 
 
 class WebhookGate(BaseModel):

@@ -18,7 +18,8 @@ from prefect_modeldeploy.errors import Problem, ProviderError
 from prefect_modeldeploy.sources.base import Observed, run_logger
 from prefect_modeldeploy.sources.counters import LOOKBACK_SECONDS, ArmSeries, Series, counts_of
 from prefect_modeldeploy.traffic.windows import ArmCounts, EndpointWindow
-from prefect_modeldeploy.transport import Logger, RetryPolicy, SecretHeader, Transport, check_base_url
+from prefect_modeldeploy.transport import Logger, RetryPolicy, SecretHeader, Transport
+from prefect_modeldeploy.urls import check_base_url
 
 PATH = "/api/v1/query"
 PAGE_SECONDS = 3600.0

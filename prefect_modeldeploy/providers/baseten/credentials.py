@@ -17,7 +17,7 @@ from prefect_modeldeploy.providers.baseten.reading import (
     VISIBLE_SECONDS,
 )
 from prefect_modeldeploy.traffic.arm import RemoteArm, Wire
-from prefect_modeldeploy.transport import check_base_url
+from prefect_modeldeploy.urls import check_base_url
 
 
 class BasetenCredentials(ServingCredentials):

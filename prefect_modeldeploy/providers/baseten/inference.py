@@ -12,7 +12,8 @@ import httpx
 from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.providers.baseten.requests import AsyncRequest
 from prefect_modeldeploy.providers.baseten.words import quoted
-from prefect_modeldeploy.transport import Transport, check_base_url
+from prefect_modeldeploy.transport import Transport
+from prefect_modeldeploy.urls import check_base_url
 
 PRODUCTION = "production"
 DEVELOPMENT = "development"

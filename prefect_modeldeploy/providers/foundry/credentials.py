@@ -15,7 +15,8 @@ from prefect_modeldeploy.providers.foundry.auth import TOKEN_PATH, ClientCredent
 from prefect_modeldeploy.providers.foundry.client import FoundryClient
 from prefect_modeldeploy.providers.foundry.problems import read_error
 from prefect_modeldeploy.traffic.arm import Envelope, Grant, RemoteArm, Wire
-from prefect_modeldeploy.transport import RetryPolicy, SecretHeader, Transport, check_base_url
+from prefect_modeldeploy.transport import RetryPolicy, SecretHeader, Transport
+from prefect_modeldeploy.urls import check_base_url
 
 SCOPES = ("api:models-read", "api:models-write", "api:models-execute")
 """Operation scopes: to get and list; to create, replace, start, disable and promote; to send requests to models."""

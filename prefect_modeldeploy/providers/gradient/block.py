@@ -16,7 +16,8 @@ from prefect_modeldeploy.providers.gradient.graph import GraphApi, read_graph_er
 from prefect_modeldeploy.providers.gradient.problems import read_error
 from prefect_modeldeploy.providers.gradient.rest import RestApi
 from prefect_modeldeploy.traffic.arm import RemoteArm, Wire
-from prefect_modeldeploy.transport import RetryPolicy, SecretHeader, Transport, check_base_url
+from prefect_modeldeploy.transport import RetryPolicy, SecretHeader, Transport
+from prefect_modeldeploy.urls import check_base_url
 
 REST_URL = "https://api.paperspace.com/v1"
 GRAPHQL_URL = "https://api.paperspace.com/graphql"

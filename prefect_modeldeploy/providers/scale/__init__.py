@@ -26,7 +26,8 @@ from prefect_modeldeploy.providers.scale.client import ScaleClient
 from prefect_modeldeploy.providers.scale.v5 import ScaleV5Client
 from prefect_modeldeploy.providers.scale.wire import read_problem
 from prefect_modeldeploy.traffic.arm import RemoteArm, Wire
-from prefect_modeldeploy.transport import SecretHeader, Transport, check_base_url
+from prefect_modeldeploy.transport import SecretHeader, Transport
+from prefect_modeldeploy.urls import check_base_url
 
 __all__ = ["ScaleClient", "ScaleCredentials", "ScaleV5Client"]
 
