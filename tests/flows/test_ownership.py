@@ -20,9 +20,10 @@ from tests.chaos.victim import Case
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site
 
-pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.slow]
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(300)]
 
 
+@pytest.mark.chaos
 async def test_of_ten_that_start_at_once_exactly_one_runs(site: Site) -> None:
     async with await site.load() as answers:
         await site.history(answers)
@@ -37,6 +38,7 @@ async def test_of_ten_that_start_at_once_exactly_one_runs(site: Site) -> None:
     assert set(answers.failures) <= {"status 500"}
 
 
+@pytest.mark.slow
 async def test_a_driver_that_sleeps_is_replaced_and_changes_nothing_when_it_wakes(site: Site, tmp_path: Path) -> None:
     """Stopped between doing the shift and saving it; reconcile brings the rollout to its end; then it wakes."""
     async with await site.load() as answers:
@@ -60,6 +62,7 @@ async def test_a_driver_that_sleeps_is_replaced_and_changes_nothing_when_it_wake
     assert set(answers.failures) <= {"status 500"}
 
 
+@pytest.mark.slow
 async def test_a_plan_can_say_that_a_lost_rollout_is_rolled_back(site: Site, tmp_path: Path) -> None:
     async with await site.load() as answers:
         await site.history(answers)

@@ -16,7 +16,7 @@ from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site
 from tests.traffic.load import Answers
 
-pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.slow]
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.slow, pytest.mark.timeout(300)]
 
 LONG = QUICK.model_copy(update={"step_seconds": 60.0, "deadline_seconds": 300.0})
 
