@@ -4,7 +4,7 @@ import asyncio
 import json as json_text
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import App, Parameter
 from pydantic import BaseModel, ValidationError
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from prefect_modeldeploy import __version__
 from prefect_modeldeploy.errors import InvalidInput, ModelDeployError
+from prefect_modeldeploy.rollout.record import Decision, Order
 
 if TYPE_CHECKING:
     from prefect_modeldeploy import RolloutPreview
@@ -151,7 +152,7 @@ def approve(
     endpoint: Annotated[str, Parameter(help="Name of the endpoint whose rollout waits.")],
     *,
     decision: Annotated[
-        Literal["promote", "promote_fully", "skip", "extend", "roll_back"],
+        Decision,
         Parameter(
             help="promote: go on. promote_fully: leave out all further steps. skip: leave out the next step, or the "
             "bake. extend: watch for one step's time more, then ask again. roll_back: all traffic back to stable."
@@ -170,7 +171,7 @@ def approve(
 def order(
     endpoint: Annotated[str, Parameter(help="Name of the endpoint whose rollout is meant.")],
     what: Annotated[
-        Literal["abort", "skip", "promote-fully"],
+        Order,
         Parameter(
             help="abort: all traffic back to stable. skip: leave out the rest of this step. promote-fully: leave out "
             "all further steps; the bake is still watched."

@@ -1,6 +1,7 @@
 """What a person says to a rollout that runs: an answer at a gate, or an order. For the command line and for scripts."""
 
 import getpass
+from typing import get_args
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
@@ -11,10 +12,10 @@ from prefect.exceptions import FlowPauseTimeout, NotPausedError
 from prefect.flow_runs import aresume_flow_run
 
 from prefect_modeldeploy.errors import InvalidInput, RolloutError
-from prefect_modeldeploy.rollout import Phase, RolloutRecord
+from prefect_modeldeploy.rollout import Decision, Order, Phase, RolloutRecord
 from prefect_modeldeploy.tasks import _journal
 
-ORDERS = ("abort", "skip", "promote-fully")
+ORDERS: tuple[Order, ...] = get_args(Order)
 """Events `modeldeploy.rollout.<order>` that a running rollout obeys. Their payload may say `who` and `reason`."""
 
 
@@ -30,7 +31,7 @@ async def open_rollout(endpoint: str) -> RolloutRecord:
     return record
 
 
-async def answer(endpoint: str, decision: str, comment: str = "", approver: str | None = None) -> RolloutRecord:
+async def answer(endpoint: str, decision: Decision, comment: str = "", approver: str | None = None) -> RolloutRecord:
     """Answer the rollout that waits for approval.
 
     Args:
@@ -59,7 +60,7 @@ async def answer(endpoint: str, decision: str, comment: str = "", approver: str 
     return record
 
 
-async def order(endpoint: str, what: str, reason: str = "") -> RolloutRecord:
+async def order(endpoint: str, what: Order, reason: str = "") -> RolloutRecord:
     """Tell the run that drives a rollout to `abort`, `skip` the rest of the step, or `promote-fully`.
 
     A rollout whose run is gone hears nothing: `roll_back` and `reconcile-rollouts` are for that.

@@ -2,7 +2,6 @@
 
 import asyncio
 from datetime import UTC, datetime
-from typing import Literal
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
@@ -14,10 +13,8 @@ from prefect.states import Running
 from pydantic import Field
 
 from prefect_modeldeploy.errors import RolloutError
-from prefect_modeldeploy.rollout import Actor, Answer, Approval, RolloutRecord
+from prefect_modeldeploy.rollout import Actor, Answer, Approval, Decision, RolloutRecord
 from prefect_modeldeploy.tasks import _notifying
-
-Decision = Literal["promote", "promote_fully", "skip", "extend", "roll_back"]
 
 _LOOK_SECONDS = 2
 
@@ -108,6 +105,6 @@ def silence(record: RolloutRecord, gate: str) -> Answer:
     return _answer(gate, (record.approval or Approval()).on_timeout, "nobody answered in time", "nobody")
 
 
-def _answer(gate: str, decision: str, comment: str, who: str) -> Answer:
+def _answer(gate: str, decision: Decision, comment: str, who: str) -> Answer:
     at = datetime.now(UTC)
     return Answer(gate=gate, decision=decision, comment=comment, who=Actor(name=who, declared=True), at=at)

@@ -35,8 +35,9 @@ async def drive(record: RolloutRecord, effects: Effects) -> RolloutRecord:
     """Do what the machine says until the rollout has ended; returns the last record.
 
     A failed effect turns the rollout back; so do the red button, an abort by event and a canary that is not well, at
-    once and in the middle of an effect, and the cancellation of the flow run, within its 30 s. A provider that cannot
-    be reached turns nothing back: the weights stay until it is there again, or the deadline passes.
+    once and in the middle of an effect, and the cancellation of the flow run, within its 30 s. While a provider
+    cannot be reached the weights stay, for up to ten minutes and not beyond the deadline; then the rollout turns back,
+    and the way back is given ten minutes as well.
 
     Raises:
         StaleEpoch: Another rollout owns the endpoint; nothing more was changed.
@@ -91,7 +92,8 @@ async def _holding(effect: Effect, record: RolloutRecord, effects: Effects) -> R
         try:
             return await effects(effect, record)
         except (ProviderUnavailable, RateLimited) as error:
-            if time.monotonic() > give_up or expired(record, datetime.now(UTC)):
+            late = in_flight(record) and expired(record, datetime.now(UTC))  # a way back has no deadline
+            if late or time.monotonic() > give_up:
                 raise
             effects.logger.warning("%s: %s is held: %s", record.endpoint, effect, error)
             await asyncio.sleep(max(_AGAIN_SECONDS, error.retry_after or 0.0))

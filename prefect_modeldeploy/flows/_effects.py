@@ -188,8 +188,10 @@ class Effects:
 
     async def _created(self, record: RolloutRecord) -> list[str]:
         """What this rollout has created; the name tells where the answer to the creation was lost."""
-        if record.spec is None or record.canary != record.spec.name:
-            return [] if record.spec is None else [record.canary]
+        if record.spec is None:
+            return []
+        if record.canary != record.spec.name:
+            return [record.canary]
         async with client_of(self._target) as client:
             found = await client.find(model=record.spec.model)
         return [d.id for d in found if record.spec.name in (d.id, d.name)]

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, cast
 
 from prefect.events import Event
 from prefect.events.clients import get_events_subscriber
@@ -15,7 +15,7 @@ from prefect_modeldeploy.deployments import DeploymentStatus
 from prefect_modeldeploy.errors import ModelDeployError, NotFound
 from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.orders import ORDERS
-from prefect_modeldeploy.rollout import RolloutRecord, abort, in_full, passed_over
+from prefect_modeldeploy.rollout import Order, RolloutRecord, abort, in_full, passed_over
 from prefect_modeldeploy.target import DeploymentTarget, client_of
 from prefect_modeldeploy.tasks import _journal, _red_button
 
@@ -31,7 +31,7 @@ _NOT_ILL = frozenset({DeploymentStatus.SCALED_TO_ZERO, DeploymentStatus.UNKNOWN}
 class Signal:
     """What somebody, or something, wants of a rollout."""
 
-    order: Literal["abort", "skip", "promote-fully"]
+    order: Order
     reason: str
     decided_by: str
 
@@ -136,4 +136,4 @@ def _signal_of(event: Event) -> Signal:
     order = event.event.removeprefix("modeldeploy.rollout.")
     who, why = event.payload.get("who"), event.payload.get("reason")
     reason = f"{order.replace('-', ' ')} by event" + (f" of {who}" if who else "") + (f": {why}" if why else "")
-    return Signal(order, reason, "event")  # type: ignore[arg-type]  # the filter lets no other through
+    return Signal(cast(Order, order), reason, "event")  # the filter lets no other through

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -170,11 +171,9 @@ class Arms:
         pause = _FIRST_RETRY_SECONDS
         while True:
             due = (kept.token.fresh_until - time.time()) if kept.token and not kept.problem else 0.0
-            try:
+            with suppress(TimeoutError):  # then its time has come
                 async with asyncio.timeout(max(0.0, due)):
                     await kept.refused.wait()
-            except TimeoutError:
-                pass  # its time has come
             kept.refused.clear()
             if await self._renewed(kept):
                 pause = _FIRST_RETRY_SECONDS

@@ -211,8 +211,10 @@ class ServingCredentials(CredentialsBlock):
 
         Raises:
             InvalidInput: The deployment has no address yet.
+            UnsupportedOperation: There is no way.
         """
-        raise NotImplementedError(f"{type(self).__name__} has a wire, but no arm")
+        hint = "no gateway can reach its deployments"
+        raise UnsupportedOperation(self.client_class.provider, Capability.TRAFFIC, hint)
 
 
 def address_of(deployment: Deployment) -> str:

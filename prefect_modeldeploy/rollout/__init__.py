@@ -19,7 +19,17 @@ from prefect_modeldeploy.rollout.machine import (
     step_over,
 )
 from prefect_modeldeploy.rollout.plan import Approval, CanaryPlan, JudgePlan, ShadowPlan
-from prefect_modeldeploy.rollout.record import Actor, Answer, Driver, Outcome, Phase, RolloutRecord, StepResult
+from prefect_modeldeploy.rollout.record import (
+    Actor,
+    Answer,
+    Decision,
+    Driver,
+    Order,
+    Outcome,
+    Phase,
+    RolloutRecord,
+    StepResult,
+)
 from prefect_modeldeploy.rollout.timeline import ArmPoint, Point
 
 __all__ = [
@@ -28,9 +38,11 @@ __all__ = [
     "Approval",
     "ArmPoint",
     "CanaryPlan",
+    "Decision",
     "Driver",
     "Effect",
     "JudgePlan",
+    "Order",
     "Outcome",
     "Phase",
     "Point",

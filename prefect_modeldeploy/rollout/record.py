@@ -12,6 +12,12 @@ from prefect_modeldeploy.rollout.plan import Approval, CanaryPlan
 
 Outcome = Literal["promoted", "rolled_back", "held"]
 
+Decision = Literal["promote", "promote_fully", "skip", "extend", "roll_back"]
+"""What a person may answer at a gate; `answered` in `machine.py` says what each leads to."""
+
+Order = Literal["abort", "skip", "promote-fully"]
+"""What a person, or an event `modeldeploy.rollout.<order>`, may tell a rollout that runs."""
+
 
 class Phase(StrEnum):
     """Where a rollout stands; `machine.py` draws how they follow one another."""
@@ -62,7 +68,7 @@ class Answer(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     gate: str
-    decision: str
+    decision: Decision
     comment: str = ""
     who: Actor
     at: datetime
