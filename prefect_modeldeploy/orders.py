@@ -5,6 +5,7 @@ from typing import get_args
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
 from prefect.events import Event
 from prefect.events.clients import get_events_client
 from prefect.events.schemas.events import Resource
@@ -45,30 +46,44 @@ async def answer(endpoint: str, decision: Decision, comment: str = "", approver:
         RolloutError: The rollout does not wait for anybody.
     """
     record = await open_rollout(endpoint)
-    run = record.driver.flow_run if record.driver else None
+    run, state = await _run_of(record)
     if run is None:
         raise RolloutError(f"the rollout of {endpoint} has no flow run now; reconcile-rollouts takes it up again")
-    async with get_client() as client:
-        state = (await client.read_flow_run(UUID(run))).state
     if state is None or not state.is_paused():
         raise RolloutError(f"the rollout of {endpoint} waits for nobody now (at {record.phase})")
     said = {"decision": decision, "comment": comment, "approver": approver or getpass.getuser()}
     try:
-        await aresume_flow_run(UUID(run), run_input=said)
+        await aresume_flow_run(run, run_input=said)
     except (NotPausedError, FlowPauseTimeout, RuntimeError) as error:  # Prefect has no error of its own for a refusal
         raise RolloutError(f"the rollout of {endpoint} did not take the answer: {error}") from error
     return record
 
 
+async def _run_of(record: RolloutRecord) -> tuple[UUID | None, State | None]:
+    """The flow run that drives a rollout, and the state that it is in."""
+    if record.driver is None or record.driver.flow_run is None:
+        return None, None
+    run = UUID(record.driver.flow_run)
+    async with get_client() as client:
+        return run, (await client.read_flow_run(run)).state
+
+
 async def order(endpoint: str, what: Order, reason: str = "") -> RolloutRecord:
     """Tell the run that drives a rollout to `abort`, `skip` the rest of the step, or `promote-fully`.
 
-    A rollout whose run is gone hears nothing: `roll_back` and `reconcile-rollouts` are for that.
+    A run that is suspended until a person answers has no process that could hear: `abort` is its answer then. A rollout
+    whose run is gone hears nothing either: `roll_back` and `reconcile-rollouts` are for that.
 
     Raises:
         InvalidInput: The endpoint has no open rollout.
+        RolloutError: It is suspended, and waits for an answer.
     """
     record = await open_rollout(endpoint)
+    _, state = await _run_of(record)
+    if state is not None and state.name == "Suspended":
+        if what != "abort":
+            raise RolloutError(f"the rollout of {endpoint} is suspended: answer it, with `modeldeploy approve`")
+        return await answer(endpoint, "roll_back", reason)
     event = Event(
         event=f"modeldeploy.rollout.{what}",
         resource=Resource(

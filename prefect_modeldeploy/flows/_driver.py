@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import anyio
 import httpx
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.exceptions import PrefectHTTPStatusError, TerminationSignal
 
 from prefect_modeldeploy.errors import ProviderUnavailable, RateLimited, RolloutError, StaleEpoch
 from prefect_modeldeploy.flows import _ownership
@@ -47,7 +47,7 @@ async def drive(record: RolloutRecord, effects: Effects) -> RolloutRecord:
     async with Signals.watched(effects.target, record) as signals:
         try:
             return await _run(record, effects, signals)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, TerminationSignal):  # SIGTERM is either, by where it finds this process
             with anyio.CancelScope(shield=True), anyio.move_on_after(TURN_BACK_SECONDS):
                 back = abort(signals.record, "the flow run was cancelled", decided_by="cancellation")
                 await _run(back, effects, signals)

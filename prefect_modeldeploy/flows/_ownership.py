@@ -133,6 +133,12 @@ async def unanswered(record: RolloutRecord) -> bool:
     return state is not None and state.name == "Suspended" and waited_in_vain(state)
 
 
+async def cancelled(record: RolloutRecord) -> bool:
+    """Whether somebody cancelled the flow run that drives it, or was to."""
+    state = await _state_of(record.driver) if record.driver else None
+    return state is not None and (state.is_cancelled() or state.is_cancelling())
+
+
 def waited_in_vain(state: State) -> bool:
     """Whether a suspended run can no longer be resumed."""
     until = state.state_details.pause_timeout

@@ -10,6 +10,7 @@ from typing import Any, cast
 from prefect.events import Event
 from prefect.events.clients import get_events_subscriber
 from prefect.events.filters import EventFilter, EventNameFilter
+from prefect.exceptions import TerminationSignal
 
 from prefect_modeldeploy.deployments import DeploymentStatus
 from prefect_modeldeploy.errors import ModelDeployError, NotFound
@@ -125,6 +126,8 @@ class Signals:
     async def _safely(self, watcher: Coroutine[Any, Any, None]) -> None:
         try:
             await watcher
+        except TerminationSignal:  # Prefect raises it in whatever the process does just then
+            await self._found.put(Signal("abort", "the process was told to end", "cancellation"))
         except Exception:
             self._logger.exception("%s: a watcher of its rollout failed; the rollout goes on", self.record.endpoint)
 

@@ -16,7 +16,7 @@ from prefect_modeldeploy import canary_rollout, orders, reconcile_rollouts
 from prefect_modeldeploy.errors import RolloutInProgress
 from prefect_modeldeploy.rollout import Phase, RolloutRecord
 from prefect_modeldeploy.tasks import _journal
-from tests.chaos.victim import Case
+from tests.chaos.accidents import Case
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site
 
@@ -77,7 +77,7 @@ async def test_a_plan_can_say_that_a_lost_rollout_is_rolled_back(site: Site, tmp
 def start(site: Site, directory: Path, point: str, how: str, **plan: object) -> "subprocess.Popen[str]":
     """A process that rolls version 2 out, and has an accident at a point."""
     arguments = {"target": site.target, "candidate": site.spec("2"), "plan": QUICK.model_copy(update=plan)}
-    case = Case(canary_rollout, arguments, point, how, directory / "struck").write(directory / "case")
+    case = Case(canary_rollout, arguments, site.target, point, how, directory / "struck").write(directory / "case")
     return subprocess.Popen(
         [sys.executable, "-m", "tests.chaos.victim", str(case)],
         env={**os.environ, "PREFECT_API_URL": get_current_settings().api.url or ""},

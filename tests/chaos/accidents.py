@@ -1,0 +1,133 @@
+"""Accidents at single points of a flow, in the process that runs it.
+
+A point is `<place>:before`, `<place>:after` (done, and not yet saved) or, for an effect of the state machine,
+`<effect>:saved`. The flow and its parameters come pickled, since targets hold secrets that no command line should show.
+"""
+
+import asyncio
+import functools
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import cloudpickle
+from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
+from prefect.states import Cancelling
+
+from prefect_modeldeploy import DeploymentTarget
+from prefect_modeldeploy.errors import Problem, ProviderUnavailable
+from prefect_modeldeploy.flows import _driver
+from prefect_modeldeploy.flows._effects import Effects
+from prefect_modeldeploy.rollout import Effect, RolloutRecord
+from prefect_modeldeploy.tasks._notes import Notes
+
+HOWS = ("kill", "sigterm", "ui cancel", "exception", "lost answer")
+WHENS = ("before", "after", "saved")
+
+CALLS = {
+    "remember": (Notes, ("put",)),
+    "let go": ("client", ("scale_to_zero", "stop")),
+    "restore": ("client", ("scale",)),
+    "wake": ("client", ("wake", "start")),
+    "forget": (Notes, ("drop",)),
+}
+"""Places of the flows that have no state machine: what they call. `client` is that of the target's provider."""
+
+
+@dataclass
+class Case:
+    """What is run, and what happens to it."""
+
+    flow: Callable[..., Any]
+    arguments: dict[str, Any]
+    target: DeploymentTarget
+    point: str
+    how: str
+    marker: Path
+    """Written when the accident happens."""
+
+    def write(self, path: Path) -> Path:
+        path.write_bytes(cloudpickle.dumps(self))
+        return path
+
+    @classmethod
+    def read(cls, path: str) -> "Case":
+        case: Case = cloudpickle.loads(Path(path).read_bytes())
+        return case
+
+
+async def strike(case: Case) -> None:
+    """Have the accident, once."""
+    if case.marker.exists():
+        return
+    case.marker.touch()
+    match case.how:
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "sigterm":
+            os.kill(os.getpid(), signal.SIGTERM)
+        case "ui cancel":
+            async with get_client() as client:
+                await client.set_flow_run_state(UUID(str(flow_run.id)), Cancelling())
+            await asyncio.Event().wait()  # the runner hears of it, and ends this
+        case "exception":
+            raise RuntimeError("an accident")
+        case "lost answer":
+            raise ProviderUnavailable("chaos", case.point, Problem("the answer was lost"), effect_unknown=True)
+
+
+def arm(case: Case) -> None:
+    """Put the accident into the way of the flow."""
+    place, when = case.point.split(":")
+    if place in CALLS:
+        _arm_calls(case, place, when)
+    else:
+        _arm_effects(case, place, when)
+
+
+def _arm_effects(case: Case, effect: str, when: str) -> None:
+    perform, save = Effects.__call__, _driver._save
+
+    async def performing(self: Effects, now: Effect, record: RolloutRecord) -> RolloutRecord:
+        if now == effect and when == "before":
+            await strike(case)
+        after = await perform(self, now, record)
+        if now == effect and when == "after":
+            await strike(case)
+        return after
+
+    async def saving(record: RolloutRecord, effects: Effects, now: str) -> RolloutRecord:
+        saved = await save(record, effects, now)
+        if now == effect and when == "saved":
+            await strike(case)
+        return saved
+
+    Effects.__call__ = performing  # type: ignore[method-assign]
+    _driver._save = saving
+
+
+def _arm_calls(case: Case, place: str, when: str) -> None:
+    whose, names = CALLS[place]
+    owner = case.target.credentials.client_class if whose == "client" else whose
+
+    def with_accident(call: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(call)
+        async def calling(*args: Any, **kwargs: Any) -> Any:
+            if when == "before":
+                await strike(case)
+            result = await call(*args, **kwargs)
+            if when == "after":
+                await strike(case)
+            return result
+
+        return calling
+
+    for name in names:
+        setattr(owner, name, with_accident(getattr(owner, name)))

@@ -1,0 +1,25 @@
+"""The flows under a runner of Prefect, which hears of a cancellation in the UI.
+
+Each flow run is a process of its own, which loads its flow from this file and so has the accident of the case that the
+environment variable names then; none if there is no such file.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from prefect import serve
+from prefect.deployments.runner import RunnerDeployment
+
+from prefect_modeldeploy import canary_rollout, promote_to_production, roll_back, scale_to_zero, wake_up
+from tests.chaos.accidents import Case, arm
+from tests.chaos.stories import hand_over
+
+FLOWS = (canary_rollout, promote_to_production, roll_back, hand_over, scale_to_zero, wake_up)
+
+if __name__ == "__main__":
+    serve(*(RunnerDeployment.from_entrypoint(f"{__file__}:{flow.fn.__name__}", name="served") for flow in FLOWS))
+elif "CHAOS_CASE" in os.environ and (case := Path(os.environ["CHAOS_CASE"])).exists():
+    arm(Case.read(str(case)))

@@ -1,0 +1,291 @@
+"""The stories in which accidents happen: what is set up, which flow runs, who mends it, and what must hold then.
+
+DESIGN section 7, from outside: weights sum to 100 %, traffic goes to ready arms only, the rollout has ended, exactly
+one production deployment serves and the record says which, nothing that the rollout created is left.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from prefect import Flow, flow
+
+from prefect_modeldeploy import (
+    CanaryPlan,
+    DeploymentTarget,
+    LocalServing,
+    canary_rollout,
+    promote_to_production,
+    roll_back,
+    scale_to_zero,
+    wake_up,
+)
+from prefect_modeldeploy.deployments import Autoscaling, Deployment, DeploymentSpec, DeploymentStatus
+from prefect_modeldeploy.flows._start import run_rollout
+from prefect_modeldeploy.flows.reconcile import reconcile_rollouts
+from prefect_modeldeploy.rollout import Approval, Effect, Phase, RolloutRecord
+from prefect_modeldeploy.target import client_of
+from prefect_modeldeploy.tasks import _journal
+from prefect_modeldeploy.tasks._notes import LetGo, Notes
+from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm
+from tests.flows.conftest import QUICK, Site
+from tests.flows.hosted import MAKERS, Hosted, hosted
+from tests.traffic.load import Answers
+
+
+@flow
+async def hand_over(target: DeploymentTarget | str, candidate: DeploymentSpec) -> RolloutRecord:
+    """A rollout without steps that ends in the provider's own promotion, behind a router of the provider."""
+    plan = CanaryPlan(steps=(), promote="native", smoke_request={"x": 1}, failed_canary="keep")
+    return await run_rollout(target, candidate, plan, kind="promotion")
+
+
+PLAN = QUICK.model_copy(update={"steps": (50,), "step_seconds": 0.5, "former": "delete"})
+
+SILENCE = Approval(before=("traffic", "promotion"), timeout_seconds=1, on_timeout="promote")
+"""A person is asked, and says nothing."""
+
+GONE = (DeploymentStatus.DELETED, DeploymentStatus.STOPPING)
+AT_REST = (DeploymentStatus.SCALED_TO_ZERO, DeploymentStatus.STOPPED)
+
+
+@dataclass
+class Scene:
+    """A story, ready to run: the flow, and what is done and looked at after its accident."""
+
+    flow: Flow[..., Any]
+    arguments: dict[str, Any]
+    target: DeploymentTarget
+    look: Callable[[], Awaitable[list[str]]]
+    """What is wrong."""
+    mend: Callable[[], Awaitable[str]]
+    """What happens next in real life; returns what came of it."""
+    answers: Answers = field(default_factory=Answers)
+
+
+@dataclass(frozen=True)
+class Story:
+    """Where its accidents may happen, and its stage: given a directory and a number, a fresh scene."""
+
+    places: tuple[str, ...]
+    stage: Callable[[Path, int], AbstractAsyncContextManager[Scene]]
+
+
+@asynccontextmanager
+async def local_site(home: Path, number: int) -> AsyncIterator[Site]:
+    """A target of its own on this machine, with version 1 in production."""
+    name = f"c{number}"
+    site = Site(DeploymentTarget(credentials=LocalServing(home=home), model=name, endpoint=name))
+    async with client_of(site.target) as client:
+        first = await client.create(site.spec("1", "good"))
+        async for _ in client.wait([first.id], lambda deployment: deployment.ready):
+            pass
+        stable = EndpointArm(name="stable", upstream=first.id, weight=100)
+        await client.router().put_endpoint(Endpoint(name=name, arms=(stable,)))
+        try:
+            yield site
+        finally:
+            await client.router().delete_endpoint(name)
+            for found in await client.find(model=name):
+                await client.delete(found.id)
+
+
+@asynccontextmanager
+async def _rollout(flow: Callable[..., Any], more: dict[str, Any], home: Path, number: int) -> AsyncIterator[Scene]:
+    source = "broken" if more.get("broken") else "as_good"
+    given = {name: value for name, value in more.items() if name != "broken"}
+    async with local_site(home, number) as site, await site.load(rate=100) as answers:
+        await site.history(answers, 100)
+        arguments = {"target": site.target, "candidate": site.spec("2", source), **given}
+        look = partial(_look, site, source == "broken")
+        yield Scene(flow, arguments, site.target, look, partial(_reconciled, site.target), answers)
+
+
+@asynccontextmanager
+async def _way_back(home: Path, number: int) -> AsyncIterator[Scene]:
+    async with local_site(home, number) as site, await site.load(rate=100) as answers:
+        await promote_to_production(site.target, site.spec("2", "as_good"))
+        mend = partial(_reconciled, site.target)
+        yield Scene(roll_back, {"target": site.target}, site.target, partial(_look, site, False), mend, answers)
+
+
+async def _reconciled(target: DeploymentTarget) -> str:
+    ended = await reconcile_rollouts([target])
+    return f"{ended[0].outcome} after reconcile" if ended else ""
+
+
+async def _look(site: Site, broken: bool) -> list[str]:
+    wrong: list[str] = []
+
+    def must(held: bool, what: str) -> None:
+        if not held:
+            wrong.append(what)
+
+    arms = await site.arms()
+    async with client_of(site.target) as client:
+        found = {d.id: d for d in await client.find(model=site.target.model) if d.status not in GONE}
+    must(abs(sum(weight for _, weight in arms.values()) - 100) < 1e-6, f"weights {arms}")
+    for name, (deployment, weight) in arms.items():
+        must(weight == 0 or (deployment in found and found[deployment].ready), f"{name} gets traffic and is not ready")
+    record = await _journal.load(site.target.endpoint)
+    if record is None or record.phase is not Phase.ENDED:
+        return [*wrong, f"the rollout has not ended: {record.phase if record else 'no record'}"]
+    serving = record.canary if record.outcome == "promoted" else record.stable
+    must(arms == {"stable": (serving, 100.0)}, f"{record.outcome}, but the arms are {arms}")
+    must(serving in found, f"{serving} is not there")
+    must(not (broken and record.outcome == "promoted"), "the broken version was promoted")
+    for id in found.keys() - {serving}:
+        kept = (record.plan.former != "delete" and id == record.stable) or record.kind == "roll_back"
+        must(
+            kept and (found[id].status in AT_REST or record.outcome != "promoted"), f"{id} is left, {found[id].status}"
+        )
+    return wrong
+
+
+@asynccontextmanager
+async def _native(
+    provider: str, flow: Callable[..., Any], home: Path, number: int, speed: float = 0.0
+) -> AsyncIterator[Scene]:
+    """The provider moves the traffic: none of ours to count, but what serves can be asked for."""
+    directory = home / str(number)
+    directory.mkdir()
+    async with hosted(provider, directory, speed=speed) as site:
+        arguments: dict[str, Any] = {"target": site.target}
+        if flow is roll_back:
+            await promote_to_production(site.target, site.candidate, mode="native")
+        else:
+            arguments["candidate"] = site.candidate
+        if flow is promote_to_production:
+            arguments["mode"] = "native"
+        before = await site.served()
+        look = partial(_look_natively, site, before)
+        yield Scene(flow, arguments, site.target, look, partial(_reconciled, site.target))
+
+
+async def _look_natively(site: Hosted, before: set[tuple[str, str | None]]) -> list[str]:
+    wrong: list[str] = []
+    record, serving = await _journal.load(site.target.endpoint), await site.served()
+    if record is None or record.phase is not Phase.ENDED:
+        return [f"the rollout has not ended: {record.phase if record else 'no record'}"]
+    if len(serving) != 1:
+        wrong.append(f"{len(serving)} serve: {serving}")
+    if (serving == before) is (record.outcome == "promoted"):
+        wrong.append(f"{record.outcome}, but {before} was there before and {serving} serves now")
+    if record.outcome == "promoted" and not await _ready(site, record):
+        wrong.append("what serves is not ready")
+    return wrong
+
+
+async def _ready(site: Hosted, record: RolloutRecord) -> bool:
+    async with client_of(site.target) as client:
+        found = await client.find(model=site.target.model)
+    return any(d.ready for d in found if d.id == (record.serving or record.canary))
+
+
+@asynccontextmanager
+async def _night(provider: str, flow: Callable[..., Any], home: Path, number: int) -> AsyncIterator[Scene]:
+    """A deployment with settings that it must have again in the morning; what dies is run again by its schedule."""
+    if provider == "local":
+        async with local_site(home, number) as site:
+            yield await _evening(site.target, f"{site.target.model}-1", flow)
+    else:
+        directory = home / str(number)
+        directory.mkdir()
+        async with hosted(provider, directory) as hosted_site:
+            [first] = await hosted_site.production()
+            yield await _evening(hosted_site.target, first.id, flow)
+
+
+async def _evening(target: DeploymentTarget, deployment_id: str, flow: Callable[..., Any]) -> Scene:
+    fixed = target.credentials.client_class.provider in ("fiddler", "gradient")
+    async with client_of(target) as client:
+        await client.scale(deployment_id, Autoscaling(min_replicas=2, max_replicas=2 if fixed else 3))
+        async for _ in client.wait([deployment_id], lambda d: d.ready, model=target.model, timeout_seconds=60):
+            pass
+        before = await client.get(deployment_id)
+    asleep = {"targets": [target], "only_if_idle_seconds": None, "on_no_wake": "stop"}
+    if flow is wake_up:
+        await scale_to_zero(**asleep)
+    look = partial(_look_in_the_morning, target, before)
+    arguments = {"targets": [target]} if flow is wake_up else asleep
+    return Scene(flow, arguments, target, look, partial(_morning, target, asleep if flow is scale_to_zero else None))
+
+
+async def _morning(target: DeploymentTarget, asleep: dict[str, Any] | None) -> str:
+    """The evening's run once more, if it was that one that died; then the morning's."""
+    if asleep is not None:
+        await scale_to_zero(**asleep)
+    await wake_up([target], timeout_seconds=60)
+    return "awake"
+
+
+async def _look_in_the_morning(target: DeploymentTarget, before: Deployment) -> list[str]:
+    wrong: list[str] = []
+    async with client_of(target) as client:
+        found = [d for d in await client.find(model=target.model) if d.status not in GONE]
+        after = await client.get(before.id)
+    if len(found) != 1:
+        wrong.append(f"{[d.id for d in found]} are there")
+    if after.autoscaling != before.autoscaling:
+        wrong.append(f"its settings are {after.autoscaling}, and were {before.autoscaling}")
+    if not after.ready:
+        wrong.append(f"it is {after.status}")
+    if notes := await Notes(LetGo, target.endpoint).all():
+        wrong.append(f"still remembered: {sorted(notes)}")
+    return wrong
+
+
+def _of(*effects: Effect) -> tuple[str, ...]:
+    return tuple(effect.value for effect in effects)
+
+
+_BACK_ONLY = (Effect.RESTORE, Effect.DETACH, Effect.RETIRE_CANARY)
+_ELSEWHERE = (Effect.ASK, Effect.CLEAR, Effect.HAND_OVER, *_BACK_ONLY)
+
+STORIES = {
+    "canary": Story(
+        _of(*(effect for effect in Effect if effect not in _ELSEWHERE)),
+        partial(_rollout, canary_rollout, {"plan": PLAN}),
+    ),
+    "broken canary": Story(
+        _of(*_BACK_ONLY, Effect.END), partial(_rollout, canary_rollout, {"plan": PLAN, "broken": True})
+    ),
+    "asked": Story(
+        _of(Effect.ASK, Effect.APPROVE), partial(_rollout, canary_rollout, {"plan": PLAN, "approval": SILENCE})
+    ),
+    "promotion": Story(
+        _of(Effect.DEPLOY, Effect.ATTACH, Effect.FILL, Effect.PROMOTE, Effect.RETIRE_FORMER),
+        partial(_rollout, promote_to_production, {}),
+    ),
+    "way back": Story(
+        _of(Effect.CLAIM, Effect.WAIT_READY, Effect.ATTACH, Effect.FILL, Effect.PROMOTE, Effect.RETIRE_FORMER),
+        _way_back,
+    ),
+    **{
+        f"native {provider}": Story(
+            _of(Effect.CLAIM, Effect.DEPLOY, Effect.WAIT_READY, Effect.PROMOTE),
+            partial(_native, provider, promote_to_production),
+        )
+        for provider in MAKERS
+    },
+    "hand over": Story(
+        _of(Effect.CLEAR, Effect.HAND_OVER, Effect.PROMOTE, Effect.RETIRE_FORMER),
+        partial(_native, "baseten", hand_over, speed=200.0),
+    ),
+    **{
+        f"native way back {provider}": Story(_of(Effect.CLAIM, Effect.PROMOTE), partial(_native, provider, roll_back))
+        for provider in MAKERS
+    },
+    **{
+        f"{when} {provider}": Story(places, partial(_night, provider, flow))
+        for when, flow, places in (
+            ("evening", scale_to_zero, ("remember", "let go")),
+            ("morning", wake_up, ("restore", "wake", "forget")),
+        )
+        for provider in ("local", *MAKERS)
+    },
+}
+"""All of them. A native one runs on the emulator of a hosted provider, so does a night that names one."""
