@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 
@@ -29,20 +30,31 @@ def shared_server() -> Iterator[None]:
 
 
 @contextmanager
-def started_server(*options: str) -> Iterator[str]:
-    """Start a server with a database of its own; yields its URL without waiting for it, see `wait_for`."""
+def started_server(*options: str, host: str = "127.0.0.1", access_log: Path | None = None) -> Iterator[str]:
+    """Start a server with a database of its own; yields its URL without waiting for it, see `wait_for`.
+
+    Args:
+        options: More options of `prefect server start`.
+        host: Address to listen on.
+        access_log: File that gets a line per request. None: no such lines.
+    """
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}/api"
-    quiet = {"PREFECT_SERVER_LOGGING_LEVEL": "ERROR", "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false"}
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
+    url = f"http://{host}:{port}/api"
+    level = "INFO" if access_log else "ERROR"
+    quiet = {"PREFECT_SERVER_LOGGING_LEVEL": level, "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false"}
+    where = ("--host", host, "--port", str(port), "--log-level", level)
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home,
+        (access_log or Path(os.devnull)).open("ab") as output,
+    ):
         server = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--port", str(port), "--analytics-off", *options],
+            [sys.executable, "-m", "prefect", "server", "start", *where, "--analytics-off", *options],
             env={**os.environ, **quiet, "PREFECT_HOME": home, "PREFECT_API_URL": "", "PREFECT_SERVER_UI_API_URL": url},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
         )
         try:
             yield url

@@ -25,7 +25,7 @@ from prefect.variables import Variable
 
 from prefect_modeldeploy.errors import RolloutInProgress, StaleEpoch
 from prefect_modeldeploy.rollout import Driver, Phase, RolloutRecord
-from prefect_modeldeploy.tasks import _journal
+from prefect_modeldeploy.tasks import _journal, _variables
 from prefect_modeldeploy.transport import Logger
 
 BEAT_SECONDS = 5.0
@@ -62,7 +62,7 @@ async def keep_beating(record: RolloutRecord, logger: Logger) -> None:
     try:
         for count in itertools.count(1):
             try:
-                await Variable.aset(name, {"driver": token, "beat": count}, tags=["modeldeploy"], overwrite=True)
+                await _variables.put(name, {"driver": token, "beat": count})
             except Exception as error:  # somebody may take over then, and this process will notice
                 logger.warning("%s: no sign of life could be given: %s", record.endpoint, error)
             await asyncio.sleep(BEAT_SECONDS)

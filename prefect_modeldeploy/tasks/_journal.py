@@ -5,7 +5,7 @@ from prefect.variables import Variable
 
 from prefect_modeldeploy.errors import RolloutError
 from prefect_modeldeploy.rollout import RolloutRecord
-from prefect_modeldeploy.tasks import _notifying
+from prefect_modeldeploy.tasks import _notifying, _variables
 
 LARGEST = 5000
 """Characters that a Prefect variable can hold."""
@@ -26,7 +26,7 @@ async def save(record: RolloutRecord) -> RolloutRecord:
     saved = record.saved()
     if len(saved) > LARGEST:
         raise RolloutError(f"the record of {record.endpoint} has {len(saved)} characters; {LARGEST} can be saved")
-    await Variable.aset(variable_name(record.endpoint), saved, tags=["modeldeploy"], overwrite=True)
+    await _variables.put(variable_name(record.endpoint), saved)
     tell(record, record.phase.value.lower().replace("_", "-"), record.reason)
     await _notifying.follow(record)
     return record

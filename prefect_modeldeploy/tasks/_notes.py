@@ -13,6 +13,7 @@ from prefect.variables import Variable
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_modeldeploy.deployments import Autoscaling
+from prefect_modeldeploy.tasks import _variables
 
 _PAGE = 200
 
@@ -66,7 +67,7 @@ class Notes(Generic[N]):
     async def put(self, note: N) -> None:
         """Write one down, in place of the one about the same deployment."""
         value = note.model_dump(mode="json", exclude_none=True)
-        await Variable.aset(self._name(note.deployment), value, tags=["modeldeploy"], overwrite=True)
+        await _variables.put(self._name(note.deployment), value)
 
     async def drop(self, deployment_id: str) -> None:
         """Forget one; one that is not there is no error."""

@@ -8,12 +8,13 @@ import asyncio
 
 from prefect.variables import Variable
 
+from prefect_modeldeploy.tasks import _variables
 from prefect_modeldeploy.transport import Logger
 
 VARIABLE = "modeldeploy_halt"
 
-_LOOK_SECONDS = 1.0
-"""A look costs Prefect's server about 12 ms; traffic has to be back within 5 s."""
+_LOOK_SECONDS = 3.0
+"""A look is a request, of which Prefect Cloud allows so many a minute; traffic has to be back within 5 s."""
 
 
 async def pressed() -> str | None:
@@ -35,7 +36,7 @@ async def until_pressed(logger: Logger) -> str:
 
 async def press(reason: str) -> None:
     """Turn every rollout back, and refuse new ones."""
-    await Variable.aset(VARIABLE, reason, tags=["modeldeploy"], overwrite=True)
+    await _variables.put(VARIABLE, reason)
 
 
 async def release() -> bool:

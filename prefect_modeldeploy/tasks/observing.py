@@ -21,7 +21,7 @@ from prefect_modeldeploy.traffic.windows import EndpointWindow
 HISTORY_SECONDS = 1800.0
 """How far back the stable version's own traffic says what is normal."""
 
-SAY_EVERY_SECONDS = 5.0
+SAY_EVERY_SECONDS = 15.0
 
 
 async def _aobserve_traffic(target: DeploymentTarget | str, record: RolloutRecord) -> RolloutRecord:
