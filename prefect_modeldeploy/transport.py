@@ -15,11 +15,13 @@ A create whose effect is unknown is looked up before it is sent again: `create_o
 
 import logging
 import random
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -110,6 +112,12 @@ def retry_after(response: httpx.Response) -> float | None:
     return max(0.0, (when - datetime.now(when.tzinfo or UTC)).total_seconds())
 
 
+@cache
+def trusted() -> ssl.SSLContext:
+    """The authorities that Python trusts, read once for all clients: that takes longer than a request."""
+    return httpx.create_ssl_context()
+
+
 class Transport:
     """Calls one serving system's API. Use as an async context manager.
 
@@ -150,6 +158,7 @@ class Transport:
             # Never followed: a redirect to another origin must not carry the credentials along.
             follow_redirects=False,
             transport=http,
+            verify=trusted(),
         )
 
     async def __aenter__(self) -> Self:

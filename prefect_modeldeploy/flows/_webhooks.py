@@ -11,7 +11,7 @@ from prefect_modeldeploy.errors import InvalidInput, RolloutError
 from prefect_modeldeploy.report.words import plain
 from prefect_modeldeploy.rollout import RolloutRecord
 from prefect_modeldeploy.rollout.webhook import WebhookGate
-from prefect_modeldeploy.transport import Logger
+from prefect_modeldeploy.transport import Logger, trusted
 
 When = Literal["step", "promotion"]
 
@@ -74,7 +74,7 @@ async def _ask(gate: WebhookGate, when: When, record: RolloutRecord) -> tuple[bo
     token = await token_of(gate)
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        async with httpx.AsyncClient(timeout=gate.timeout_seconds, trust_env=False) as client:
+        async with httpx.AsyncClient(timeout=gate.timeout_seconds, trust_env=False, verify=trusted()) as client:
             answer = await client.post(gate.url, json=question(when, record), headers=headers)
     except httpx.HTTPError as error:
         return None, f"gives no answer ({type(error).__name__})"

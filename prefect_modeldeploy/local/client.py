@@ -18,7 +18,7 @@ from prefect_modeldeploy.local.measured import from_json
 from prefect_modeldeploy.traffic.arm import RemoteArm
 from prefect_modeldeploy.traffic.endpoint import Endpoint
 from prefect_modeldeploy.traffic.windows import PAGE, EndpointWindow
-from prefect_modeldeploy.transport import RetryPolicy, SecretHeader, Transport, read_problem
+from prefect_modeldeploy.transport import RetryPolicy, SecretHeader, Transport, read_problem, trusted
 
 S = TypeVar("S", DeploymentSpec, DeploymentUpdate)
 
@@ -61,7 +61,7 @@ class NodeClient:
             policy=policy,
             read_error=_read_error,
             allow_http=allow_http,
-            http=httpx.AsyncHTTPTransport(verify=True if tls is None else tls) if own else None,
+            http=httpx.AsyncHTTPTransport(verify=tls or trusted()) if own else None,
         )
 
     async def __aenter__(self) -> Self:

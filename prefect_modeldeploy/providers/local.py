@@ -7,11 +7,9 @@ The node speaks our vocabulary already, so there is nothing to translate:
 | as ours         | the same       | READY | READY; SCALED_TO_ZERO (held)   |
 """
 
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -32,19 +30,13 @@ from prefect_modeldeploy.local.home import Home
 from prefect_modeldeploy.providers.base import ServingClient, ServingCredentials, address_of
 from prefect_modeldeploy.traffic.arm import RemoteArm, Wire
 from prefect_modeldeploy.traffic.router import TrafficRouter
-from prefect_modeldeploy.transport import RetryPolicy
+from prefect_modeldeploy.transport import RetryPolicy, trusted
 
 POLICY = RetryPolicy(attempts=5, total_seconds=5.0)
 """A node that was killed does not come back by itself: give up soon, and the next try starts another one."""
 
 PREDICT_TIMEOUT_SECONDS = 120.0
 """A request may be held while its model wakes."""
-
-
-@cache
-def _tls() -> ssl.SSLContext:
-    """Reading the authorities takes longer than a request."""
-    return httpx.create_ssl_context()
 
 
 class LocalClient(ServingClient):
@@ -102,7 +94,7 @@ class LocalClient(ServingClient):
         """Send one request through the gateway; `path` defaults to the raw JSON route, `predict`."""
         deployment = await self.get(deployment_id)
         url = f"{deployment.endpoint_url}/{(path or 'predict').lstrip('/')}"
-        async with httpx.AsyncClient(timeout=PREDICT_TIMEOUT_SECONDS, trust_env=False, verify=_tls()) as client:
+        async with httpx.AsyncClient(timeout=PREDICT_TIMEOUT_SECONDS, trust_env=False, verify=trusted()) as client:
             try:
                 answer = await client.post(url, json=payload)
             except httpx.TransportError as error:

@@ -7,6 +7,7 @@ import httpx
 from prefect_modeldeploy.errors import RolloutError
 from prefect_modeldeploy.target import DeploymentTarget, router_of
 from prefect_modeldeploy.tasks._pair import pair
+from prefect_modeldeploy.transport import trusted
 
 ANSWER_SECONDS = 150.0
 """A request may be held while a model wakes."""
@@ -35,7 +36,7 @@ async def _apreflight(target: DeploymentTarget | str) -> None:
 
 
 async def _answer(url: str, sample: Any, arm: str) -> Any:
-    async with httpx.AsyncClient(timeout=ANSWER_SECONDS, trust_env=False) as client:
+    async with httpx.AsyncClient(timeout=ANSWER_SECONDS, trust_env=False, verify=trusted()) as client:
         try:
             answer = await client.post(url, json=sample, headers={"X-Modeldeploy-Arm": arm})
             if answer.is_success:

@@ -16,6 +16,7 @@ from prefect import Flow, flow
 from prefect_modeldeploy import (
     CanaryPlan,
     DeploymentTarget,
+    JudgePlan,
     LocalServing,
     canary_rollout,
     promote_to_production,
@@ -43,7 +44,10 @@ async def hand_over(target: DeploymentTarget | str, candidate: DeploymentSpec) -
     return await run_rollout(target, candidate, plan, kind="promotion")
 
 
-PLAN = QUICK.model_copy(update={"steps": (50,), "step_seconds": 0.5, "former": "delete"})
+# A wide margin: proof within a second or two at 100 requests/s.
+PLAN = QUICK.model_copy(
+    update={"steps": (50,), "step_seconds": 0.5, "former": "delete", "judge": JudgePlan(margin=0.15, latency=False)}
+)
 
 SILENCE = Approval(before=("traffic", "promotion"), timeout_seconds=1, on_timeout="promote")
 """A person is asked, and says nothing."""
