@@ -9,7 +9,7 @@ from prefect.events.clients import get_events_client
 
 from prefect_modeldeploy import Approval, RolloutRecord, canary_rollout, orders, promote_to_production
 from prefect_modeldeploy.errors import InvalidInput, RolloutError
-from prefect_modeldeploy.rollout import Phase
+from prefect_modeldeploy.rollout import Effect, Phase, next_effect
 from prefect_modeldeploy.target import client_of, router_of
 from prefect_modeldeploy.tasks import _journal
 from tests.conftest import eventually
@@ -119,6 +119,28 @@ async def test_a_person_answers_at_every_gate(site: Site) -> None:
     assert [e["answer"]["gate"] for e in entries if "answer" in e] == said
     assert entries[0]["plan"]["steps"] == [20, 30, 50]
     assert [e["effect"] for e in entries][-1] == "end"
+
+
+async def test_blue_green_the_new_version_is_looked_at_before_all_requests_move_to_it_at_once(site: Site) -> None:
+    model, approval = site.target.model, Approval(before=("promotion",), timeout_seconds=120)
+    async with await site.load() as answers:
+        await site.history(answers)
+        running = asyncio.ensure_future(promote_to_production(site.target, site.spec("2"), approval=approval))
+        await eventually(lambda: _waits(site), seconds=60)
+        async with client_of(site.target) as client:
+            assert await client.predict(f"{model}-2", [1.0])  # under its own address
+        assert await site.arms() == {"stable": (f"{model}-1", 100.0), "canary": (f"{model}-2", 0.0)}
+        assert not answers.by_arm["canary"]
+        await _answered(site, running, "promote")
+        record = await asyncio.wait_for(running, 120)
+    assert record.outcome == "promoted", record.reason
+    assert await site.arms() == {"stable": (f"{model}-2", 100.0)}
+    assert set(answers.failures) <= {"status 500"}
+
+
+async def _waits(site: Site) -> bool:
+    record = await _journal.load(site.target.endpoint)
+    return record is not None and next_effect(record) is Effect.APPROVE
 
 
 async def _answered(site: Site, running: "asyncio.Task[RolloutRecord]", decision: str) -> None:
