@@ -122,13 +122,14 @@ async def test_a_person_answers_at_every_gate(site: Site) -> None:
 
 
 async def test_blue_green_the_new_version_is_looked_at_before_all_requests_move_to_it_at_once(site: Site) -> None:
-    model, approval = site.target.model, Approval(before=("promotion",), timeout_seconds=120)
+    model, green = site.target.model, site.spec("2", "differs")
+    approval = Approval(before=("promotion",), timeout_seconds=120)
     async with await site.load() as answers:
         await site.history(answers)
-        running = asyncio.ensure_future(promote_to_production(site.target, site.spec("2"), approval=approval))
+        running = asyncio.ensure_future(promote_to_production(site.target, green, approval=approval))
         await eventually(lambda: _waits(site), seconds=60)
         async with client_of(site.target) as client:
-            assert await client.predict(f"{model}-2", [1.0])  # under its own address
+            assert await client.predict(f"{model}-2", [1.0]) == [2.0]  # under its own address
         assert await site.arms() == {"stable": (f"{model}-1", 100.0), "canary": (f"{model}-2", 0.0)}
         assert not answers.by_arm["canary"]
         await _answered(site, running, "promote")
