@@ -3,6 +3,7 @@
 import asyncio
 import json as json_text
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -13,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prefect_modeldeploy import __version__
-from prefect_modeldeploy.errors import InvalidInput, ModelDeployError
+from prefect_modeldeploy.errors import InvalidInput, ModelDeployError, NodeError
 from prefect_modeldeploy.rollout.record import Decision, Order
 
 if TYPE_CHECKING:
@@ -44,6 +45,15 @@ def node_start(
     home: Home = None,
     port: Annotated[int | None, Parameter(help="Port of the control API. Default: as before, else a free one.")] = None,
     gateway_port: Annotated[int | None, Parameter(help="Port that clients call. Default: likewise.")] = None,
+    remote: Annotated[
+        str | None,
+        Parameter(
+            help="ADDRESS:PORT of the control API for other machines, over TLS. Default: as before; none: no more."
+        ),
+    ] = None,
+    certificate: Annotated[
+        Path | None, Parameter(help="PEM file with certificate and private key, for --remote. Default: as before.")
+    ] = None,
     foreground: Annotated[bool, Parameter(help="Stay attached; Ctrl-C stops the node.")] = False,
     json: Json = False,
 ) -> None:
@@ -52,12 +62,17 @@ def node_start(
     from prefect_modeldeploy.local.node import run
 
     if foreground:
-        sys.exit(run(home=home, port=port or 0, gateway_port=gateway_port or 0))
-    info = asyncio.run(ensure_node(home, port=port, gateway_port=gateway_port))
+        own = str(certificate.absolute()) if certificate else None
+        sys.exit(run(home=home, port=port or 0, gateway_port=gateway_port or 0, remote=remote, certificate=own))
+    starting = ensure_node(home, port=port, gateway_port=gateway_port, remote=remote, certificate=certificate)
+    info = asyncio.run(starting)
+    if remote and info.remote_url != (None if remote == "none" else f"https://{remote}"):
+        raise NodeError(f"remote={remote!r}: node {info.pid} runs already, without it; stop it first")
     if json:
-        _print_json({"pid": info.pid, "control_url": info.control_url, "gateway_url": info.gateway_url})
+        _print_json(asdict(info))
         return
-    _out.print(f"node {info.pid}: control {info.control_url}, gateway {info.gateway_url}", highlight=False)
+    also = f" and {info.remote_url}" if info.remote_url else ""
+    _out.print(f"node {info.pid}: control {info.control_url}{also}, gateway {info.gateway_url}", highlight=False)
 
 
 @node.command(name="stop")

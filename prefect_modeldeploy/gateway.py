@@ -1,6 +1,5 @@
 """How flows reach a gateway that runs elsewhere, or that other providers' deployments are put behind."""
 
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Self
@@ -8,8 +7,7 @@ from typing import Self
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr, model_validator
 
-from prefect_modeldeploy.errors import InvalidInput
-from prefect_modeldeploy.local.client import NodeClient
+from prefect_modeldeploy.local.client import NodeClient, trusting
 from prefect_modeldeploy.transport import RetryPolicy
 from prefect_modeldeploy.urls import check_base_url
 
@@ -65,9 +63,6 @@ class Gateway(Block):
         Raises:
             InvalidInput: `ca_file` cannot be read.
         """
-        try:
-            context = ssl.create_default_context(cafile=self.ca_file) if self.ca_file else None
-        except (OSError, ssl.SSLError) as error:
-            raise InvalidInput("ca_file", self.ca_file, f"cannot be read as PEM: {error}") from error
-        async with NodeClient(self.url, self.token, policy=POLICY, tls=context, allow_http=self.allow_http) as node:
+        tls = trusting(self.ca_file)
+        async with NodeClient(self.url, self.token, policy=POLICY, tls=tls, allow_http=self.allow_http) as node:
             yield node

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ async def ensure_node(
     autostart: bool = True,
     port: int | None = None,
     gateway_port: int | None = None,
+    remote: str | None = None,
+    certificate: Path | None = None,
     timeout_seconds: float = 30.0,
 ) -> NodeInfo:
     """The running node of a home, started if there is none.
@@ -52,6 +55,9 @@ async def ensure_node(
         autostart: Whether a node may be started.
         port: Port of the control API of a node that is started; None: any.
         gateway_port: Port that clients call, of a node that is started; None: any.
+        remote: `address:port` where a node that is started takes other machines' calls too, over TLS; None: as the
+            last one did; "none": nowhere.
+        certificate: PEM file with certificate and private key, for `remote`; None: as before.
         timeout_seconds: How long to wait for it.
 
     Raises:
@@ -63,7 +69,8 @@ async def ensure_node(
     if not autostart:
         raise NodeError(f"home={place.directory}: no node runs there; start it with `modeldeploy node start`")
     place.prepare()
-    deadline, child = time.monotonic() + timeout_seconds, _spawn(place, port or 0, gateway_port or 0)
+    options = {"--port": port, "--gateway-port": gateway_port, "--remote": remote, "--certificate": certificate}
+    deadline, child = time.monotonic() + timeout_seconds, _spawn(place, options)
     while time.monotonic() < deadline:
         if (info := await find_node(place)) is not None:
             if info.pid != child.pid:  # ours came too late, and must not become a node when that one is stopped
@@ -126,12 +133,15 @@ def _home(home: Home | Path | str | None) -> Home:
     return home if isinstance(home, Home) else Home(home)
 
 
-def _spawn(home: Home, port: int, gateway_port: int) -> "subprocess.Popen[bytes]":
+def _spawn(home: Home, options: Mapping[str, int | str | Path | None]) -> "subprocess.Popen[bytes]":
     bound_size(home.node_log)
-    ports = ("--port", str(port), "--gateway-port", str(gateway_port))
+    given = list[str]()
+    for name, value in options.items():
+        if value is not None:
+            given += [name, str(value.absolute() if isinstance(value, Path) else value)]
     with home.node_log.open("ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "prefect_modeldeploy.local.node", "--home", str(home.directory), *ports],
+            [sys.executable, "-m", "prefect_modeldeploy.local.node", "--home", str(home.directory), *given],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

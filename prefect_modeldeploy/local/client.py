@@ -290,6 +290,18 @@ def with_absolute_paths(spec: S) -> S:
     return spec.model_copy(update=changes)
 
 
+def trusting(ca_file: str | None) -> ssl.SSLContext | None:
+    """Trust the authorities in a PEM file; None: those that Python trusts.
+
+    Raises:
+        InvalidInput: `ca_file` cannot be read.
+    """
+    try:
+        return ssl.create_default_context(cafile=ca_file) if ca_file else None
+    except (OSError, ssl.SSLError) as error:
+        raise InvalidInput("ca_file", ca_file, f"cannot be read as PEM: {error}") from error
+
+
 def _absolute(path: str) -> str:
     """Not resolved: the interpreter of a virtual environment is a link that must stay one."""
     return os.path.abspath(Path(path).expanduser())  # noqa: PTH100

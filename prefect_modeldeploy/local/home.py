@@ -24,6 +24,7 @@ class NodeInfo:
     pid: int
     control_url: str
     gateway_url: str
+    remote_url: str | None = None
 
 
 def default_home() -> Path:

@@ -11,16 +11,29 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
 from prefect_modeldeploy.errors import ModelDeployError, NodeError
 from prefect_modeldeploy.local.api import make_app
 from prefect_modeldeploy.local.home import Home, NodeInfo
+from prefect_modeldeploy.local.remote import Remote
 from prefect_modeldeploy.local.service import Node
 
 _CONTROL_PORT = "control_port"
+
+_QUIET: dict[str, Any] = {
+    "log_level": "warning",
+    "access_log": False,
+    "lifespan": "off",
+    "ws": "none",
+    "timeout_graceful_shutdown": 5,
+}
 
 _log = logging.getLogger("prefect_modeldeploy.local")
 
@@ -47,11 +60,13 @@ def listen(port: int, remembered: int) -> socket.socket:
     raise AssertionError("unreachable: the last candidate returns or raises")
 
 
-async def serve(home: Home, port: int = 0, gateway_port: int = 0) -> None:
+async def serve(
+    home: Home, port: int = 0, gateway_port: int = 0, remote: str | None = None, certificate: str | None = None
+) -> None:
     """Run a node until SIGTERM or SIGINT.
 
     Raises:
-        NodeError: another node has this home, or the port is taken.
+        NodeError: another node has this home, a port is taken, or the certificate cannot be used.
         GatewayError: the proxy cannot be started.
     """
     with home.locked():
@@ -59,40 +74,56 @@ async def serve(home: Home, port: int = 0, gateway_port: int = 0) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         node = Node(home, gateway_port)
-        with listen(port, int(node.store.get(_CONTROL_PORT) or 0)) as listener:
+        with ExitStack() as listeners:
+            listener = listeners.enter_context(listen(port, int(node.store.get(_CONTROL_PORT) or 0)))
             actual = listener.getsockname()[1]
             node.store.put(_CONTROL_PORT, str(actual))
+            elsewhere = Remote.of(node.store, remote, certificate)
+            opened = {listener: dict[str, Any]()}
+            if elsewhere is not None:
+                secured = listeners.enter_context(elsewhere.listen(node.store))
+                opened[secured] = {"ssl_certfile": str(elsewhere.certificate)}
+            info = NodeInfo(os.getpid(), f"http://127.0.0.1:{actual}", "", elsewhere.url if elsewhere else None)
             await node.start()
             try:
-                await _serve(node, home, listener, actual, stop)
+                await _serve(node, home, opened, replace(info, gateway_url=node.routing.url), stop)
             finally:
                 home.forget_node()
                 await node.stop()
 
 
-async def _serve(node: Node, home: Home, listener: socket.socket, port: int, stop: asyncio.Event) -> None:
-    config = uvicorn.Config(
-        make_app(node, home.token()), log_level="warning", access_log=False, lifespan="off", ws="none",
-        timeout_graceful_shutdown=5,
-    )  # fmt: skip
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    home.write_node(NodeInfo(os.getpid(), f"http://127.0.0.1:{port}", node.routing.url))
+async def _serve(
+    node: Node, home: Home, opened: Mapping[socket.socket, Mapping[str, Any]], info: NodeInfo, stop: asyncio.Event
+) -> None:
+    app = make_app(node, home.token())
+    servers = [uvicorn.Server(uvicorn.Config(app, **_QUIET, **options)) for options in opened.values()]
+    serving = [
+        asyncio.create_task(server.serve(sockets=[listener])) for server, listener in zip(servers, opened, strict=True)
+    ]
+    home.write_node(info)
+    also = f" and {info.remote_url}" if info.remote_url else ""
     _log.info(
-        "node %d of %s: control http://127.0.0.1:%d, gateway %s", os.getpid(), home.directory, port, node.routing.url
+        "node %d of %s: control %s%s, gateway %s", info.pid, home.directory, info.control_url, also, info.gateway_url
     )
     stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
-    server.should_exit = True
+    await asyncio.wait((*serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+    for server in servers:
+        server.should_exit = True
     stopping.cancel()
-    await serving
+    await asyncio.gather(*serving)
 
 
-def run(home: Path | str | None = None, port: int = 0, gateway_port: int = 0) -> int:
+def run(
+    home: Path | str | None = None,
+    port: int = 0,
+    gateway_port: int = 0,
+    remote: str | None = None,
+    certificate: str | None = None,
+) -> int:
     """Run a node in the foreground; a failure to start is one line on standard error. Returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        asyncio.run(serve(Home(home), port, gateway_port))
+        asyncio.run(serve(Home(home), port, gateway_port, remote, certificate))
     except (ModelDeployError, OSError) as error:
         print(f"modeldeploy node: {error}", file=sys.stderr)
         return 1
@@ -107,8 +138,9 @@ def main() -> None:
     parser.add_argument("--home", help="directory of the node (MODELDEPLOY_HOME, else ~/.modeldeploy)")
     parser.add_argument("--port", type=int, default=0, help="of the control API; 0: any")
     parser.add_argument("--gateway-port", type=int, default=0, help="of the gateway; 0: any")
-    arguments = parser.parse_args()
-    sys.exit(run(arguments.home, arguments.port, arguments.gateway_port))
+    parser.add_argument("--remote", help="address:port of the control API for other machines; none: no more")
+    parser.add_argument("--certificate", help="PEM file with certificate and private key, for --remote")
+    sys.exit(run(**vars(parser.parse_args())))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from prefect_modeldeploy.deployments import (
 )
 from prefect_modeldeploy.errors import NotFound, Problem, ProviderError, ProviderUnavailable
 from prefect_modeldeploy.local.autostart import ensure_node
-from prefect_modeldeploy.local.client import NodeClient
+from prefect_modeldeploy.local.client import NodeClient, trusting
 from prefect_modeldeploy.local.home import Home
 from prefect_modeldeploy.providers.base import ServingClient, ServingCredentials, address_of
 from prefect_modeldeploy.traffic.arm import RemoteArm, Wire
@@ -128,6 +128,7 @@ class LocalServing(ServingCredentials):
         home: Directory of the node.
         url: Address of the node's control API, to use one that runs already.
         token: Its bearer token.
+        ca_file: Authorities to trust at that address.
         autostart: Start a node when none runs.
 
     Example:
@@ -151,6 +152,9 @@ class LocalServing(ServingCredentials):
     )
     url: str | None = Field(None, description="Address of a node's control API, when it is not found by its directory.")
     token: SecretStr | None = Field(None, description="Bearer token of that control API.")
+    ca_file: str | None = Field(
+        None, description="PEM file here, with the authorities to trust at `url`. None: those that Python trusts."
+    )
     autostart: bool = Field(True, description="Start a node when none runs in the directory.")
 
     @model_validator(mode="after")
@@ -175,9 +179,10 @@ class LocalServing(ServingCredentials):
 
         Raises:
             NodeError: No node runs and none could be started; says why.
+            InvalidInput: `ca_file` cannot be read.
         """
         if self.url is not None and self.token is not None:
-            node = NodeClient(self.url, self.token, policy=POLICY)
+            node = NodeClient(self.url, self.token, policy=POLICY, tls=trusting(self.ca_file))
         else:
             home = Home(self.home)
             info = await ensure_node(home, autostart=self.autostart)
