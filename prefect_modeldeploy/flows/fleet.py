@@ -42,6 +42,7 @@ def _cells(row: DeploymentRow) -> dict[str, str]:
     return {
         "Target": row.endpoint,
         "Deployment": row.deployment,
+        "Name": row.name if row.name != row.deployment else "",
         "Status": row.status.value,
         "Replicas": str(row.replicas),
         "Routed by": row.routes or "nobody",
@@ -51,6 +52,7 @@ def _cells(row: DeploymentRow) -> dict[str, str]:
         "Version": row.version or "",
         "Environment": row.environment or "",
         "Provider": row.provider,
+        "Console": row.console_url or "",
         "Reason": row.reason or "",
     }
 

@@ -197,6 +197,10 @@ class ServingCredentials(CredentialsBlock):
         """Whether this provider has the capability."""
         return self.client_class.can(capability)
 
+    def console_url(self, deployment_id: str) -> str | None:
+        """Where a person looks at a deployment; None where the addresses of the provider's console are not known."""
+        return None
+
     def wire(self) -> Wire:
         """How deployments here fit the gateway's wire contract: JSON to `/predict`, JSON back.
 

@@ -1,12 +1,15 @@
 """What a report says, section by section, before it is Markdown or HTML."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from prefect_modeldeploy.report import tables, words
 from prefect_modeldeploy.report.plots import Plot, plots
 from prefect_modeldeploy.rollout.record import RolloutRecord
 from prefect_modeldeploy.rollout.timeline import Point
+
+NO_LINKS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,16 +22,18 @@ class Section:
     header: bool = True
     """Whether the columns need their names said; without, the rows are pairs of a name and a value."""
     notes: Sequence[str] = ()
+    links: Sequence[tuple[str, str]] = ()
+    """Texts and addresses."""
     plots: Sequence[Plot] = ()
 
 
-def contents(record: RolloutRecord, points: Sequence[Point]) -> list[Section]:
+def contents(record: RolloutRecord, points: Sequence[Point], consoles: Mapping[str, str] = NO_LINKS) -> list[Section]:
     """The sections of a rollout's report, in order; the headline is not one of them."""
     evidence = tables.evidence_table(record)
     steps = tables.steps_table(record)
     notes = [f"{row['Step']}, {row['Verdict']}: {row.pop('Why')}" for row in steps]
     sections = [
-        Section("Who, when, why", rows=tables.facts_table(record), header=False),
+        Section("Who, when, why", rows=tables.facts_table(record), header=False, links=_links(record, consoles)),
         Section("Steps", _steps_text(record), steps, notes=notes),
         Section("What happened", _measured_text(record, points), plots=plots(record, points)),
     ]
@@ -37,6 +42,11 @@ def contents(record: RolloutRecord, points: Sequence[Point]) -> list[Section]:
     if plan := tables.plan_table(record):
         sections.append(Section("Plan", "Decided before the start.", plan, header=False))
     return sections
+
+
+def _links(record: RolloutRecord, consoles: Mapping[str, str]) -> list[tuple[str, str]]:
+    provider = words.plain(record.provider).capitalize()
+    return [(f"{words.plain(deployment)} at {provider}", url) for deployment, url in consoles.items()]
 
 
 def _steps_text(record: RolloutRecord) -> str:

@@ -4,12 +4,12 @@ import hashlib
 import html
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.report import canvas, words
-from prefect_modeldeploy.report.contents import Section, contents
+from prefect_modeldeploy.report.contents import NO_LINKS, Section, contents
 from prefect_modeldeploy.report.plots import Plot
 from prefect_modeldeploy.report.tables import Row
 from prefect_modeldeploy.rollout.record import RolloutRecord
@@ -62,15 +62,16 @@ figure svg {{ display: block; width: 100%; max-width: 46rem; height: auto }}
 """
 
 
-def report_html(record: RolloutRecord, points: Sequence[Point]) -> str:
+def report_html(record: RolloutRecord, points: Sequence[Point], consoles: Mapping[str, str] = NO_LINKS) -> str:
     """The report of a rollout, finished or not, as one self-contained HTML page.
 
     Args:
         record: The rollout.
         points: Its windows; may be empty.
+        consoles: Where a person looks at its deployments, by id.
     """
     title = _text(words.headline(record))
-    body = "\n".join(_section(section) for section in contents(record, points))
+    body = "\n".join(_section(section) for section in contents(record, points, consoles))
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -90,7 +91,12 @@ def report_html(record: RolloutRecord, points: Sequence[Point]) -> str:
 """
 
 
-def write_report(record: RolloutRecord, points: Sequence[Point], directory: Path) -> Path:
+def write_report(
+    record: RolloutRecord,
+    points: Sequence[Point],
+    directory: Path,
+    consoles: Mapping[str, str] = NO_LINKS,
+) -> Path:
     """Write the HTML report into a directory, which is made if it is missing.
 
     A former report of the same rollout is replaced: readers see the old page or the new one, never a part.
@@ -103,7 +109,7 @@ def write_report(record: RolloutRecord, points: Sequence[Point], directory: Path
         OSError: The directory cannot be made or written.
     """
     path = directory / f"rollout-{_file_name(record.id)}.html"
-    page = report_html(record, points)
+    page = report_html(record, points, consoles)
     directory.mkdir(parents=True, exist_ok=True)
     unfinished = directory / f".{path.name}.{secrets.token_hex(4)}"
     try:
@@ -130,6 +136,9 @@ def _section(section: Section) -> str:
         parts.append(_table(section.rows, section.header))
     if section.notes:
         parts.append(f"<ul>{''.join(f'<li>{_text(note)}</li>' for note in section.notes)}</ul>")
+    if section.links:
+        links = (f'<li><a href="{_text(url)}">{_text(text)}</a></li>' for text, url in section.links)
+        parts.append(f"<ul>{''.join(links)}</ul>")
     parts += [_figure(plot) for plot in section.plots]
     return "\n".join([*parts, "</section>"])
 

@@ -2,24 +2,25 @@
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from prefect_modeldeploy.report import words
-from prefect_modeldeploy.report.contents import Section, contents
+from prefect_modeldeploy.report.contents import NO_LINKS, Section, contents
 from prefect_modeldeploy.report.plots import Plot
 from prefect_modeldeploy.report.tables import Row
 from prefect_modeldeploy.rollout.record import RolloutRecord
 from prefect_modeldeploy.rollout.timeline import Point
 
 
-def report_markdown(record: RolloutRecord, points: Sequence[Point]) -> str:
+def report_markdown(record: RolloutRecord, points: Sequence[Point], consoles: Mapping[str, str] = NO_LINKS) -> str:
     """The report of a rollout, finished or not, as Markdown that both of Prefect's UIs show.
 
     Args:
         record: The rollout.
         points: Its windows; may be empty.
+        consoles: Where a person looks at its deployments, by id.
     """
-    return sections_markdown(words.headline(record), contents(record, points))
+    return sections_markdown(words.headline(record), contents(record, points, consoles))
 
 
 def sections_markdown(headline: str, sections: Sequence[Section]) -> str:
@@ -37,6 +38,8 @@ def _section(section: Section) -> list[str]:
         parts.append(_table(section.rows) if section.header else _pairs(section.rows))
     if section.notes:
         parts.append("\n".join(f"- {_text(note)}" for note in section.notes))
+    if section.links:
+        parts.append("\n".join(f"- [{_text(text)}]({url})" for text, url in section.links))
     return parts + [_image(plot) for plot in section.plots]
 
 

@@ -27,6 +27,7 @@ class DeploymentRow(BaseModel):
     idle_seconds: float | None = Field(None, description="Since its last request; None when nobody knows.")
     cost_per_hour: float | None = Field(None, description="Of all its replicas; None when no price is known.")
     rollout: str | None = Field(None, description="The rollout in flight that it is part of.")
+    console_url: str | None = Field(None, description="Where a person looks at it, if the provider says.")
     reason: str | None = Field(None, description="Why it failed, is degraded, or could not be looked at.")
 
 
@@ -64,6 +65,7 @@ async def _adescribe_target(target: DeploymentTarget | str) -> list[DeploymentRo
                 idle_seconds=idle,
                 cost_per_hour=replicas * price[deployment.id] if deployment.id in price else None,
                 rollout=around.rollout(deployment),
+                console_url=deployment.console_url,
                 reason=reason,
             )
 

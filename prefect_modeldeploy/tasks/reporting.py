@@ -1,10 +1,12 @@
 """The report of a rollout: an artifact in the UI and an HTML file."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import anyio.to_thread
 from prefect.artifacts import acreate_markdown_artifact
 
+from prefect_modeldeploy.errors import ProviderError
 from prefect_modeldeploy.local.home import default_home
 from prefect_modeldeploy.report import report_markdown, write_report
 from prefect_modeldeploy.rollout import Point, RolloutRecord
@@ -31,11 +33,22 @@ async def _areport_rollout(target: DeploymentTarget | str, record: RolloutRecord
     target = await DeploymentTarget.resolve(target)
     points = await _points(target, record)
     key = f"rollout-{record.provider}-{record.endpoint}".replace("_", "-").replace(".", "-").lower()
-    markdown = await anyio.to_thread.run_sync(report_markdown, record, points)
+    consoles = await _consoles(target, record)
+    markdown = await anyio.to_thread.run_sync(report_markdown, record, points, consoles)
     await acreate_markdown_artifact(markdown, key=key, description=f"Rollout of {record.candidate}")
-    path = await anyio.to_thread.run_sync(write_report, record, points, default_home() / "reports")
+    path = await anyio.to_thread.run_sync(write_report, record, points, default_home() / "reports", consoles)
     target.credentials.logger.info("report: %s", path)
     return path
+
+
+async def _consoles(target: DeploymentTarget, record: RolloutRecord) -> dict[str, str]:
+    """Where a person looks at the rollout's deployments, at providers whose console's addresses are known."""
+    found = dict[str, str]()
+    for deployment in filter(None, (record.stable, record.canary, record.serving)):
+        with suppress(ProviderError):  # one of two providers cannot be asked whose it is: there is no link then
+            if url := (await target.at(deployment)).credentials.console_url(deployment):
+                found[deployment] = url
+    return found
 
 
 async def _points(target: DeploymentTarget, record: RolloutRecord) -> list[Point]:

@@ -6,8 +6,9 @@ The sandbox's metrics come as late as the vendor's, by its speed: 7.2 s stand fo
 from pathlib import Path
 
 import pytest
+from prefect.artifacts import Artifact
 
-from prefect_modeldeploy import CanaryPlan, DeploymentTarget, JudgePlan, canary_rollout
+from prefect_modeldeploy import CanaryPlan, DeploymentTarget, JudgePlan, canary_rollout, fleet_report
 from prefect_modeldeploy.rollout import RolloutRecord
 from prefect_modeldeploy.sources import BasetenMetrics
 from prefect_modeldeploy.target import client_of, router_of
@@ -59,6 +60,12 @@ async def test_a_canary_is_promoted_on_proof(tmp_path: Path) -> None:
         assert record.steps[-1].decision == "promote"
         assert all(step.canary_requests > 20 and step.stable_requests > 20 for step in record.steps)
         assert {id for id, _ in await site.served()} == {good}
+
+        console = f"https://app.baseten.co/models/{good.replace('/', '/logs/')}"
+        report = await Artifact.aget(f"rollout-baseten-{site.target.endpoint}")
+        assert report is not None
+        assert f"[{good} at Baseten]({console})" in str(report.data)
+        assert console in {row.console_url for row in await fleet_report([site.target])}
 
 
 @pytest.mark.timeout(300)

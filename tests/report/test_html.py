@@ -108,6 +108,12 @@ def test_text_of_others_is_shown_and_never_obeyed() -> None:
     assert not {"\x00", "\u202e"} & set(report_html(evil, metrics))
 
 
+def test_deployments_link_to_the_provider_s_console() -> None:
+    page = report_html(*promoted(), {"m/<one>": "https://console.example/m?a=1&b=2"})
+    assert '<a href="https://console.example/m?a=1&amp;b=2">m/&lt;one&gt; at ' in page
+    assert "<a " not in report_html(*promoted())
+
+
 def test_themes_recolour_page_and_plots_together() -> None:
     source = report_html(*rolled_back())
     assert "@media screen and (prefers-color-scheme: dark)" in source

@@ -79,3 +79,10 @@ def test_a_note_of_a_whole_book_is_cut() -> None:
     rollout, points = rolled_back()
     longer = len(report_markdown(rollout.model_copy(update={"why": "x" * 1_000_000}), points))
     assert longer < len(report_markdown(rollout, points)) + 1_100
+
+
+def test_deployments_link_to_the_provider_s_console_and_their_names_are_no_markup() -> None:
+    url = "https://console.example/models/m/logs/"
+    source = report_markdown(*promoted(), {"m/one": f"{url}one", EVIL: f"{url}two"})
+    links = [value for tag, key, value in rendered(source).attributes if (tag, key) == ("a", "href")]
+    assert links == [f"{url}one", f"{url}two"]

@@ -7,6 +7,7 @@ from typing import ClassVar
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from prefect_modeldeploy.deployments import Deployment
+from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.providers.base import ServingClient, ServingCredentials, address_of
 from prefect_modeldeploy.providers.baseten.client import BasetenClient
 from prefect_modeldeploy.providers.baseten.inference import check_inference_url
@@ -16,6 +17,7 @@ from prefect_modeldeploy.providers.baseten.reading import (
     PREDICT_TIMEOUT_SECONDS,
     VISIBLE_SECONDS,
 )
+from prefect_modeldeploy.providers.baseten.words import console_url, split_id
 from prefect_modeldeploy.traffic.arm import RemoteArm, Wire
 from prefect_modeldeploy.urls import check_base_url
 
@@ -75,6 +77,13 @@ class BasetenCredentials(ServingCredentials):
         check_base_url("base_url", self.base_url, allow_http=self.allow_http)
         check_inference_url(self.inference_url, allow_http=self.allow_http)
         return self
+
+    def console_url(self, deployment_id: str) -> str | None:
+        """The deployment's page at app.baseten.co."""
+        try:
+            return console_url(*split_id(deployment_id))
+        except InvalidInput:  # it has not been created yet
+            return None
 
     def wire(self) -> Wire:
         """The model's own JSON goes in and out."""

@@ -23,13 +23,12 @@ from prefect_modeldeploy.providers.baseten.promotions import Promotions
 from prefect_modeldeploy.providers.baseten.requests import LogQuery, MetricQuery
 from prefect_modeldeploy.providers.baseten.rolling import RollingPromotion
 from prefect_modeldeploy.providers.baseten.waiting import waiting
-from prefect_modeldeploy.providers.baseten.words import PROVIDER, read_error, split_id, translate
+from prefect_modeldeploy.providers.baseten.words import PROVIDER, console_url, read_error, split_id, translate
 from prefect_modeldeploy.traffic.router import TrafficRouter
 from prefect_modeldeploy.transport import Logger, RetryPolicy, SecretHeader, Transport
 
 MANAGEMENT_URL = "https://api.baseten.co"
 INFERENCE_URL = "https://model-{model_id}.api.baseten.co"
-CONSOLE_URL = "https://app.baseten.co"
 
 PREDICT_TIMEOUT_SECONDS = 1200.0
 """How long Baseten itself lets a prediction take, waking from zero included."""
@@ -228,8 +227,7 @@ class BasetenReader(ServingClient):
 
     def _translate(self, raw: dict[str, Any]) -> Deployment:
         model_id, own_id = str(raw.get("model_id", "")), str(raw.get("id", ""))
-        console = f"{CONSOLE_URL}/models/{model_id}/logs/{own_id}"
-        return translate(raw, self.inference.url(model_id, deployment(own_id)), console)
+        return translate(raw, self.inference.url(model_id, deployment(own_id)), console_url(model_id, own_id))
 
     async def _of_model(self, model_id: str) -> list[Deployment]:
         try:

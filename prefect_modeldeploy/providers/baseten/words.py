@@ -91,6 +91,14 @@ def split_id(deployment_id: str) -> tuple[str, str]:
     return model_id, own_id
 
 
+CONSOLE_URL = "https://app.baseten.co"
+
+
+def console_url(model_id: str, own_id: str) -> str:
+    """Where a person looks at a deployment: the page that Baseten's own command line points to."""
+    return f"{CONSOLE_URL}/models/{quoted(model_id)}/logs/{quoted(own_id)}"
+
+
 def quoted(part: str) -> str:
     """A part of a path."""
     return quote(part, safe="")
