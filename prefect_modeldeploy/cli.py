@@ -235,11 +235,14 @@ def show_rollout(
 
 
 @app.command(name="deployments-path")
-def deployments_path() -> None:
+def deployments_path(
+    *,
+    docker: Annotated[bool, Parameter(help="The one for a Docker work pool.", negative=())] = False,
+) -> None:
     """Print the path of the packaged prefect.yaml, for `prefect deploy --prefect-file`."""
     package = Path(__file__).parent
-    packaged, checkout = package / "prefect.yaml", package.parent / "flows" / "prefect.yaml"
-    sys.stdout.write(f"{packaged if packaged.exists() else checkout}\n")
+    directory = package if (package / "prefect.yaml").exists() else package.parent / "flows"
+    sys.stdout.write(f"{(directory / 'docker' if docker else directory) / 'prefect.yaml'}\n")
 
 
 def _print_overview(overview: dict[str, Any]) -> None:

@@ -98,11 +98,18 @@ def test_a_schema_refuses_bad_values_before_a_run_exists() -> None:
         FLOWS["canary_rollout"].validate_parameters({"target": "t", "candidate": "c", "plan": {"steps": [50, 10]}})
 
 
-def test_the_command_line_prints_the_path_of_the_deployments() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "prefect_modeldeploy.cli", "deployments-path"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert yaml.safe_load(Path(done.stdout.strip()).read_text())["deployments"] == DEPLOYMENTS
+@pytest.mark.parametrize("options", [[], ["--docker"]])
+def test_the_command_line_prints_the_path_of_the_deployments(options: list[str]) -> None:
+    """Those for a Docker work pool are the same but for the pool, and for the image that is built first."""
+    command = [sys.executable, "-m", "prefect_modeldeploy.cli", "deployments-path", *options]
+    path = Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
+    file = yaml.safe_load(path.read_text())
+    pools = [deployment.pop("work_pool") for deployment in file["deployments"]]
+    assert file["deployments"] == [{k: v for k, v in one.items() if k != "work_pool"} for one in DEPLOYMENTS]
+    assert file["pull"] == []
+    if options:
+        [step] = file["build"]
+        [build] = step.values()
+        assert build["id"] == "build-image"
+        assert (path.parent / build["dockerfile"]).read_text().startswith("#")
+        assert {pool["job_variables"]["image"] for pool in pools} == {"{{ build-image.image }}"}

@@ -1,6 +1,7 @@
 """Who started a rollout: the identity that Prefect reports, else a self-declared one, marked so."""
 
 import getpass
+import os
 
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
@@ -15,4 +16,11 @@ async def who_started() -> Actor:
             creator = (await client.read_flow_run(flow_run.id)).created_by
         if creator is not None and creator.display_value:
             return Actor(name=creator.display_value, declared=False)
-    return Actor(name=getpass.getuser(), declared=True)
+    return Actor(name=_user(), declared=True)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # in a container, users may have no names
+        return f"user {os.getuid()}"

@@ -1,0 +1,107 @@
+"""Flows in containers: flows/docker/prefect.yaml builds their image, and a real Docker worker runs them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+import pytest_asyncio
+import yaml
+from prefect.deployments import run_deployment
+from prefect.settings import get_current_settings
+
+from prefect_modeldeploy import DeploymentTarget, LocalServing, promote_to_production
+from prefect_modeldeploy.local.autostart import ensure_node, stop_node
+from prefect_modeldeploy.local.home import Home
+from tests.conftest import eventually
+from tests.docker import worker_image
+from tests.flows.conftest import QUICK, Site
+
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(900)]
+
+FILES = Path(__file__).parents[2] / "flows" / "docker"
+PREFECT = [sys.executable, "-m", "prefect"]
+BASE, IMAGE = "modeldeploy-tests/base:1", "modeldeploy-tests/flows"
+
+
+@pytest.fixture(scope="module")
+def files(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Those of the project, with a base image that needs no registry."""
+    directory = tmp_path_factory.mktemp("docker") / "files"
+    shutil.copytree(FILES, directory)
+    dockerfile, deployments = directory / "Dockerfile", directory / "prefect.yaml"
+    dockerfile.write_text(dockerfile.read_text().replace("FROM prefecthq/prefect:3-python3.11", f"FROM {BASE}"))
+    content = yaml.safe_load(deployments.read_text())
+    [build] = content["build"][0].values()
+    build |= {"image_name": IMAGE, "pull": False}
+    deployments.write_text(yaml.dump(content))
+    worker_image.build(engine, BASE)
+    yield directory
+    for image in (f"{IMAGE}:{build['tag']}", BASE):
+        engine.images.remove(image, force=True)
+
+
+@pytest.fixture(scope="module")
+def worker(files: Path, prefect_server: None) -> Iterator[None]:
+    """The deployments, made as the file says, and a Docker worker."""
+    api = get_current_settings().api.url
+    assert api
+    environment = {**os.environ, "PREFECT_API_URL": api}
+
+    def prefect(*arguments: str) -> None:
+        done = subprocess.run([*PREFECT, *arguments], env=environment, cwd=files, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    prefect("work-pool", "create", "modeldeploy-docker", "--type", "docker")
+    prefect("--no-prompt", "deploy", "--all")
+    start = [*PREFECT, "worker", "start", "--pool", "modeldeploy-docker"]
+    running = subprocess.Popen(start, env=environment, cwd=files)
+    yield
+    running.terminate()
+    running.wait(60)
+
+
+@pytest_asyncio.fixture(scope="module")
+async def site(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    """A node outside of all containers, with version 1 in production."""
+    home = Home(tmp_path_factory.mktemp("node"))
+    info = await ensure_node(home)
+    serving = LocalServing(url=info.control_url, token=home.token())
+    site = Site(DeploymentTarget(credentials=serving, model="contained", endpoint="contained"))
+    await promote_to_production(site.target, site.spec("1", "good"))
+    await site.target.save("contained", overwrite=True)
+    yield site
+    await stop_node(home)
+
+
+async def run(name: str, **parameters: Any) -> str:
+    """Run a deployment in a container that shares the network of this machine; returns the name of its last state."""
+    inside = {"network_mode": "host"}
+    done = await run_deployment(name, parameters=parameters, job_variables=inside, timeout=200, poll_interval=1)
+    assert done.state is not None
+    assert done.state.is_completed(), f"{name}: {done.state.type} {done.state.message}"
+    return done.state.name or ""
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_docker_worker_rolls_out_and_scales_down(site: Site, engine: docker.DockerClient) -> None:
+    plan, candidate = QUICK.model_dump(mode="json"), json.loads(site.spec("2", "good").model_dump_json())
+    async with await site.load() as answers:
+        await site.history(answers)
+        ended = await run("canary-rollout/canary-rollout", target="contained", candidate=candidate, plan=plan)
+    assert ended == "Promoted"
+    assert [failure for failure in answers.failures if failure != "status 500"] == []  # the models' own
+    assert await site.arms() == {"stable": ("contained-2", 100.0)}
+
+    await run("scale-to-zero/scale-down", targets=["contained"], only_if_idle_seconds=None)
+    assert await site.deployments() == {"contained-1": "SCALED_TO_ZERO", "contained-2": "SCALED_TO_ZERO"}
+    await run("wake-up/wake-up", targets=["contained"])
+    assert (await site.deployments())["contained-2"] == "READY"
+    theirs = {"ancestor": f"{IMAGE}:latest"}
+    await eventually(lambda: not engine.containers.list(all=True, filters=theirs, ignore_removed=True))
