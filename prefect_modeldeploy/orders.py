@@ -1,6 +1,5 @@
 """What a person says to a rollout that runs: an answer at a gate, or an order. For the command line and for scripts."""
 
-import getpass
 from typing import get_args
 from uuid import UUID
 
@@ -15,9 +14,11 @@ from prefect.flow_runs import aresume_flow_run
 from prefect_modeldeploy.errors import InvalidInput, RolloutError
 from prefect_modeldeploy.rollout import Decision, Order, Phase, RolloutRecord
 from prefect_modeldeploy.tasks import _journal
+from prefect_modeldeploy.tasks._identity import this_user
 
 ORDERS: tuple[Order, ...] = get_args(Order)
-"""Events `modeldeploy.rollout.<order>` that a running rollout obeys. Their payload may say `who` and `reason`."""
+"""Events `modeldeploy.rollout.<order>` that a running rollout obeys. Their payload may say `who`, `reason`, and which
+`rollout`, at which `step`: then no other one obeys."""
 
 
 async def open_rollout(endpoint: str) -> RolloutRecord:
@@ -51,7 +52,7 @@ async def answer(endpoint: str, decision: Decision, comment: str = "", approver:
         raise RolloutError(f"the rollout of {endpoint} has no flow run now; reconcile-rollouts takes it up again")
     if state is None or not state.is_paused():
         raise RolloutError(f"the rollout of {endpoint} waits for nobody now (at {record.phase})")
-    said = {"decision": decision, "comment": comment, "approver": approver or getpass.getuser()}
+    said = {"decision": decision, "comment": comment, "approver": approver or this_user()}
     try:
         await aresume_flow_run(run, run_input=said)
     except (NotPausedError, FlowPauseTimeout, RuntimeError) as error:  # Prefect has no error of its own for a refusal
@@ -89,7 +90,7 @@ async def order(endpoint: str, what: Order, reason: str = "") -> RolloutRecord:
         resource=Resource(
             {"prefect.resource.id": _journal.resource_id(record), "prefect.resource.name": record.endpoint}
         ),
-        payload={"who": getpass.getuser(), "reason": reason},
+        payload={"who": this_user(), "reason": reason, "rollout": record.id, "step": record.step},
     )
     async with get_events_client() as client:
         await client.emit(event)

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, cast
 
 from prefect.events import Event
@@ -22,6 +23,9 @@ from prefect_modeldeploy.tasks import _journal, _red_button
 
 _AGAIN_SECONDS = 5.0
 """Until the event stream is opened again after it broke."""
+
+_CLOCKS_DIFFER = timedelta(seconds=5)
+"""So much the clock of who emits an event may be behind ours. Rather turned back once too often than not at all."""
 
 _LOOK_SECONDS = 0.5
 
@@ -91,7 +95,7 @@ class Signals:
             try:
                 async with get_events_subscriber(filter=wanted, reconnect_on_clean_close=True) as stream:
                     async for event in stream:
-                        if event.resource.id == _journal.resource_id(self.record):
+                        if _is_meant(event, self.record):
                             await self._found.put(_signal_of(event))
             except Exception as error:  # the button and a cancellation still stop it
                 self._logger.warning("Prefect's events cannot be listened to, trying again: %s", error)
@@ -133,6 +137,21 @@ class Signals:
 
     async def _unwell(self, how: str) -> None:
         await self._found.put(Signal("abort", f"{self.record.canary} {how}", "health check"))
+
+
+def _is_meant(event: Event, record: RolloutRecord) -> bool:
+    """Whether an event is an order to this very rollout, where it stands now.
+
+    A stream begins with the events of the last minute, whenever it is opened: an order may be for the rollout before,
+    or have been obeyed already.
+    """
+    if event.resource.id != _journal.resource_id(record):
+        return False
+    rollout, step = event.payload.get("rollout"), event.payload.get("step")
+    if rollout is None:  # not from `modeldeploy order`
+        return event.occurred >= record.started_at - _CLOCKS_DIFFER
+    skips = event.event.endswith(".skip")
+    return bool(rollout == record.id and not (skips and step != record.step))
 
 
 def _signal_of(event: Event) -> Signal:

@@ -21,10 +21,10 @@ from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.flows._gates import may_begin
-from prefect_modeldeploy.flows._identity import who_started
 from prefect_modeldeploy.rollout import Approval, CanaryPlan, Phase, RolloutRecord
 from prefect_modeldeploy.target import DeploymentTarget, router_of
 from prefect_modeldeploy.tasks import _journal, _red_button
+from prefect_modeldeploy.tasks._identity import who_started
 from prefect_modeldeploy.tasks.deployments import aget_deployment
 from prefect_modeldeploy.tasks.traffic import aclaim_endpoint
 from prefect_modeldeploy.traffic.endpoint import Endpoint

@@ -16,10 +16,11 @@ async def who_started() -> Actor:
             creator = (await client.read_flow_run(flow_run.id)).created_by
         if creator is not None and creator.display_value:
             return Actor(name=creator.display_value, declared=False)
-    return Actor(name=_user(), declared=True)
+    return Actor(name=this_user(), declared=True)
 
 
-def _user() -> str:
+def this_user() -> str:
+    """Who runs this process, as the machine names them: self-declared."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # in a container, users may have no names
