@@ -313,11 +313,13 @@ async def create_once(
     *,
     logger: Logger = _log,
     tries: int = 3,
+    taken: Collection[int] = (),
 ) -> T:
     """Create something without ever creating it twice.
 
     When the answer to `create` was lost, `look_up` (by name or marker) decides: found means created, and only when it
-    is not there is the request sent again.
+    is not there is the request sent again. Statuses in `taken` are how the vendor refuses what there is already:
+    somebody else may have just created the very same, which is looked up too.
 
     Raises:
         ProviderError: What the last try said.
@@ -326,12 +328,12 @@ async def create_once(
         try:
             return await create()
         except ProviderError as error:
-            if not error.effect_unknown:
+            if not error.effect_unknown and error.problem.status_code not in taken:
                 raise
             logger.warning("%s; looking whether it was created before trying again", error)
             found = await look_up()
             if found is not None:
                 return found
-            if not left:
+            if not left or not error.effect_unknown:
                 raise
     raise InvalidInput("tries", tries, "must be at least 1")

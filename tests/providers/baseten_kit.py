@@ -3,16 +3,23 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import SecretStr
 
 from prefect_modeldeploy.deployments import Autoscaling, DeploymentSpec
 from prefect_modeldeploy.providers.baseten import BasetenClient
+from prefect_modeldeploy.sandbox.baseten import BasetenEmulator
 from prefect_modeldeploy.transport import RetryPolicy
 from tests.sandbox.kit import RunningSandbox, running_sandbox
 
 MODEL_PY = "class Model:\n    def predict(self, request):\n        return request\n"
+
+
+class Permissive(BasetenEmulator):
+    """Lets a name have two models, so that a client which creates twice is found out."""
+
+    unique_models: ClassVar[bool] = False
 
 
 def make_truss(directory: Path, name: str = "my-model") -> Path:

@@ -105,7 +105,9 @@ async def _api(sandbox: RunningSandbox) -> AsyncIterator[FoundryApi]:
 
 def _client(sandbox: RunningSandbox, api: FoundryApi, settle_seconds: float) -> FoundryClient:
     url = f"{sandbox['foundry']['base_url']}/api"
-    return FoundryClient(api, api_url=url, branches={"production": "master"}, settle_seconds=settle_seconds)
+    return FoundryClient(
+        api, api_url=url, branches={"production": "master"}, settle_seconds=settle_seconds, agree_seconds=0.05
+    )
 
 
 @pytest_asyncio.fixture(scope="session")

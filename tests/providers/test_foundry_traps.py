@@ -270,7 +270,7 @@ async def test_a_change_keeps_every_other_field(stack: Foundry) -> None:
     assert changed.raw["runtimeConfiguration"] == {**before, "maxReplicas": 6}
     changed = await stack.client.update(made.id, DeploymentUpdate(env={"B": "2"}))
     assert changed.raw["runtimeConfiguration"]["environmentVariables"].keys() == {
-        "B", "MODELDEPLOY_NAME", "MODELDEPLOY_SPEC",
+        "B", "MODELDEPLOY_NAME", "MODELDEPLOY_SPEC", "MODELDEPLOY_CALL",
     }  # fmt: skip
     again = await stack.client.create(stack.spec("other"))
     assert again.id != made.id

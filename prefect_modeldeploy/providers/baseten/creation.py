@@ -94,7 +94,17 @@ class Creation:
         async def look() -> dict[str, Any] | None:
             return await self._look(spec, model, marker, self._visible)
 
-        return await self._seen(await create_once(post, look, logger=self._logger))
+        made = await create_once(post, look, logger=self._logger)
+        return await self._seen(made if model else await self._in_first_model(spec, made))
+
+    async def _in_first_model(self, spec: DeploymentSpec, made: dict[str, Any]) -> dict[str, Any]:
+        """Whether models' names are unique is not documented: of several made at once the first stays, ours goes."""
+        models = sorted(await self._api.models(name=spec.model), key=lambda one: (str(one.created_at), one.id))
+        if not models or models[0].id == made["model_id"]:
+            return made
+        self._logger.warning("%s has several models; ours goes, %s stays", spec.model, models[0].id)
+        await self._api.delete_model(made["model_id"])
+        return await self.create(spec, models[0])
 
     async def _look(
         self, spec: DeploymentSpec, model: Model | None, marker: str, seconds: float

@@ -1,9 +1,10 @@
 """Foundry's live deployments in our words; `FoundryClient.api` has the vendor's own operations."""
 
 import logging
+import secrets
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
@@ -26,7 +27,7 @@ from prefect_modeldeploy.errors import (
     WaitTimeout,
 )
 from prefect_modeldeploy.providers.base import ServingClient
-from prefect_modeldeploy.providers.foundry import config, history, words
+from prefect_modeldeploy.providers.foundry import config, creation, history, words
 from prefect_modeldeploy.providers.foundry.api import FoundryApi
 from prefect_modeldeploy.providers.foundry.model_api import NewVersion
 from prefect_modeldeploy.providers.foundry.types import LiveDeployment, ModelVersion, checked, checked_rid
@@ -49,6 +50,7 @@ class FoundryClient(ServingClient):
         api_url: Address that they are below, for `Deployment.endpoint_url`.
         branches: Environment -> branch; an environment that is not named has a branch of its own name.
         settle_seconds: How long something whose creation was not answered is looked for before it is created again.
+        agree_seconds: How long after a creation it is looked who else has created the same.
         logger: Where look-ups after lost answers are told.
     """
 
@@ -67,10 +69,12 @@ class FoundryClient(ServingClient):
         api_url: str,
         branches: Mapping[str, str] | None = None,
         settle_seconds: float = 5.0,
+        agree_seconds: float = creation.AGREE_SECONDS,
         logger: Logger = _log,
     ) -> None:
         self.api = api
-        self._url, self._branches = api_url, dict(branches or {})
+        self._url, self._branches, self._logger = api_url, dict(branches or {}), logger
+        self._agree = agree_seconds
         self._versions = Versions(api, settle_seconds=settle_seconds, logger=logger)
         self._creating = defaultdict[str, anyio.Lock](anyio.Lock)
 
@@ -145,7 +149,8 @@ class FoundryClient(ServingClient):
         """Deploy on the branch of the spec's environment, or of `options.branch`.
 
         `version` is the RID of a model version, which is promoted to the branch unless it is the newest there; or
-        "latest" (and "1", the default): whatever is. `model` is a RID. A lost answer never makes two.
+        "latest" (and "1", the default): whatever is. `model` is a RID. A lost answer never makes two, and those who
+        create the same at once agree on one (`creation.settled`).
 
         Raises:
             Conflict: The name, or the branch, has a deployment from another spec.
@@ -160,19 +165,23 @@ class FoundryClient(ServingClient):
         version = None if spec.version in LATEST else checked_rid("version", spec.version)
         runtime = config.created(spec, options)
 
+        call = secrets.token_hex(8)
+
         async def look_up() -> LiveDeployment | None:
-            return _same(await self.api.live_deployments(model), spec, branch)
+            return creation.first(await self.api.live_deployments(model), spec, branch)
+
+        async def create() -> LiveDeployment:
+            return await self.api.create_live_deployment(model, branch, config.called(runtime, call))
 
         async with self._creating[model]:
             found = await look_up()
             if found is None:
                 await self._have_version(model, branch, version)
-                found = await self._versions.never_twice(
-                    lambda: self.api.create_live_deployment(model, branch, runtime), look_up
-                )
+                found = await self._versions.never_twice(create, look_up, taken=(409,))
                 # Who is given its id, here or in another process, shall find it.
                 found = await self._versions.until_found(look_up) or found
-        return await self._ours(found)
+        await anyio.sleep(self._agree)
+        return await self._ours(await creation.settled(self.api, spec, branch, call, self._logger) or found)
 
     async def update(self, deployment_id: str, update: DeploymentUpdate) -> Deployment:
         """Change the runtime configuration (whole, without losing a field), and promote `version` to its branch."""
@@ -359,7 +368,7 @@ class FoundryClient(ServingClient):
         if not found:
             problem = Problem(f"no live deployment of {model} tracks branch {branch} ({environment}); create one first")
             raise NotFound(self.provider, f"find the deployment of {environment}", problem)
-        return found[0]
+        return min(found, key=lambda live: live.status.state == "DISABLED")
 
     async def _have_version(self, model: str, branch: str, version: str | None) -> None:
         if version is not None:
@@ -375,23 +384,6 @@ def unwrapped(answer: Any) -> Any:
 
 def _options(options: Mapping[str, Any]) -> config.Options:
     return checked(config.Options, "options", options)
-
-
-def _same(lives: Sequence[LiveDeployment], spec: DeploymentSpec, branch: str) -> LiveDeployment | None:
-    """The deployment that this very spec has created. Raises Conflict when its place is taken by another."""
-    for live in lives:
-        variables = live.environment_variables
-        if variables.get(config.NAME_MARKER) == spec.name:
-            if live.branch == branch and variables.get(config.SPEC_MARKER) == config.digest(spec):
-                return live
-            raise _taken(f"name {spec.name} belongs to {live.rid}, which another spec has created; update that one")
-        if live.branch == branch:
-            raise _taken(f"branch {branch} has a deployment already, {live.rid}; name another with options.branch")
-    return None
-
-
-def _taken(message: str) -> Conflict:
-    return Conflict("foundry", "POST /v2/models/liveDeployments", Problem(message, code="DeploymentExists"))
 
 
 def _not_to_repeat(error: ProviderError) -> ProviderError:

@@ -15,6 +15,7 @@
 import hashlib
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -33,8 +34,9 @@ from prefect_modeldeploy.providers.foundry.types import (
 )
 
 MARKER = "MODELDEPLOY_"
-NAME_MARKER, SPEC_MARKER = f"{MARKER}NAME", f"{MARKER}SPEC"
-"""Environment variables that hold the deployment's name, and a digest of the spec it was created from."""
+NAME_MARKER, SPEC_MARKER, CALL_MARKER = f"{MARKER}NAME", f"{MARKER}SPEC", f"{MARKER}CALL"
+"""Environment variables that hold the deployment's name, a digest of the spec it was created from, and which call has
+created it: when, by the caller's clock, and a word of its own."""
 
 _BYTES = {
     "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40
@@ -87,6 +89,12 @@ def created(spec: DeploymentSpec, options: Options) -> RuntimeConfiguration:
     config = configured({}, autoscaling=spec.autoscaling, resources=spec.resources, env=spec.env, options=options)
     config["environmentVariables"] |= {NAME_MARKER: spec.name, SPEC_MARKER: digest(spec)}
     return checked(RuntimeConfiguration, "runtimeConfiguration", config)
+
+
+def called(runtime: RuntimeConfiguration, call: str) -> RuntimeConfiguration:
+    """The same with the mark of a call, which is made now."""
+    mark = {CALL_MARKER: f"{datetime.now(UTC).isoformat()} {call}"}
+    return runtime.model_copy(update={"environment_variables": {**runtime.environment_variables, **mark}})
 
 
 def digest(spec: DeploymentSpec) -> str:

@@ -1,7 +1,7 @@
 """Promotions and publications: never twice, however late the vendor's lists are."""
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -113,10 +113,16 @@ class Versions:
 
         return await self.never_twice(lambda: self._api.create_version(model, version), look_up)
 
-    async def never_twice(self, create: Callable[[], Awaitable[T]], look_up: Callable[[], Awaitable[T | None]]) -> T:
+    async def never_twice(
+        self,
+        create: Callable[[], Awaitable[T]],
+        look_up: Callable[[], Awaitable[T | None]],
+        *,
+        taken: Collection[int] = (),
+    ) -> T:
         """`create_once` for an API whose lists may be late: looks for a while before it creates again."""
 
-        return await create_once(create, lambda: self.until_found(look_up), logger=self._logger)
+        return await create_once(create, lambda: self.until_found(look_up), logger=self._logger, taken=taken)
 
     async def until_found(self, look_up: Callable[[], Awaitable[T | None]]) -> T | None:
         """What is there, or comes in a while: lists may be late. None: it did not come."""

@@ -12,7 +12,7 @@ import httpx
 from pydantic import SecretStr
 
 from prefect_modeldeploy.deployments import Autoscaling, Capability, Deployment, DeploymentSpec, DeploymentUpdate
-from prefect_modeldeploy.errors import Conflict, InvalidInput, NotFound, Problem
+from prefect_modeldeploy.errors import Conflict, InvalidInput, NotFound, Problem, ProviderError
 from prefect_modeldeploy.providers.base import ServingClient
 from prefect_modeldeploy.providers.gradient import config as specs
 from prefect_modeldeploy.providers.gradient.answers import Activity, LogRow, Run, Sample, Session, SpecVersion, Stored
@@ -137,7 +137,15 @@ class GradientBase(SeedOperations, ServingClient):
         async with self._upserts.alone(f"name {spec.name}"):
             if taken := await self._upserts.named(spec.name):
                 return await self._same(taken, config)
-            created, stored = await self._upserts.create(spec.name, config)
+            try:
+                created, stored = await self._upserts.create(spec.name, config)
+            except ProviderError as refused:
+                # Somebody else may have just taken the name; by which of these the vendor says so is not documented.
+                if refused.problem.status_code not in (400, 409):
+                    raise
+                if (taken := await self._upserts.appearing(spec.name)) is None:
+                    raise
+                return await self._same(taken, config)
         if stored is None:
             return self._view(Stored(id=created, name=spec.name, latest_spec=SpecVersion(data=config)), None)
         return self._view(stored, await self._runs_of(stored))

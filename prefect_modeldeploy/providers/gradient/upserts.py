@@ -53,6 +53,10 @@ class Upserts:
         found = await self._api.find(name=name)
         return found[0] if found else None
 
+    async def appearing(self, name: str) -> Stored | None:
+        """The deployment of that name, or the one that comes within the settle time."""
+        return await self._settled(lambda: self.named(name))
+
     async def create(self, name: str, config: Config) -> tuple[str, Stored | None]:
         """Create once; a lost answer is looked up by name. The second value is None while it is not seen yet."""
 

@@ -134,7 +134,8 @@ class ScaleV5Client(ServingClient):
     async def create(self, spec: DeploymentSpec) -> Deployment:
         """Create a model, or return the one that this very spec has created before.
 
-        `source` is the image, as `registry/repository:tag`, or for llmengine the name of the model.
+        `source` is the image, as `registry/repository:tag`, or for llmengine the name of the model. Names are unique at
+        the vendor's: who is refused because somebody else has just created the same gets that one.
 
         Raises:
             Conflict: The name is taken by something else.
@@ -156,7 +157,7 @@ class ScaleV5Client(ServingClient):
         existing = await look_up()
         if existing is not None:
             return self._translated(existing)
-        return self._translated(await create_once(create, lambda: patiently(look_up)))
+        return self._translated(await create_once(create, lambda: patiently(look_up), taken=(409,)))
 
     async def update(self, deployment_id: str, update: DeploymentUpdate) -> Deployment:
         """Redeploy a model with other settings, asynchronously. Raises Conflict while it is deploying."""

@@ -1,7 +1,7 @@
 """New models and deployments, and the stand-in for S3 that takes their archives."""
 
 import hashlib
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -20,6 +20,8 @@ REGION = "us-west-2"
 
 class Creating(Promoting):
     """Prepare, upload, create."""
+
+    unique_models: ClassVar[bool] = True
 
     async def prepare(self, request: Request) -> Response:
         """POST /v1/prepare_model_upload."""
@@ -89,7 +91,7 @@ class Creating(Promoting):
 
     def new_model(self, source: ModelSource) -> tuple[Record, Record]:
         """A model with its first deployment, which serves production unless it is a development one."""
-        if first(self.world["models"].values(), name=source.name):
+        if self.unique_models and first(self.world["models"].values(), name=source.name):
             raise Refusal(400, f"A model named {source.name} already exists.", "VALIDATION_ERROR")
         self.check_payload(source.deployment)
         self._check_upload(source.s3_key)
