@@ -1,5 +1,6 @@
 """What each effect of the state machine does to the world, by way of tasks. Every one may be done twice."""
 
+import asyncio
 from datetime import UTC, datetime
 
 import anyio
@@ -8,14 +9,27 @@ from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentSt
 from prefect_modeldeploy.errors import (
     Conflict,
     DeploymentFailed,
+    ModelDeployError,
     NotFound,
     ProviderError,
+    ProviderUnavailable,
+    RateLimited,
     UnsupportedOperation,
     WaitTimeout,
 )
 from prefect_modeldeploy.flows import _gates
 from prefect_modeldeploy.flows._approval import ask
-from prefect_modeldeploy.rollout import Effect, RolloutRecord, abort, answered, asks_to_promote, finish, gate_of, held
+from prefect_modeldeploy.rollout import (
+    Effect,
+    Phase,
+    RolloutRecord,
+    abort,
+    answered,
+    asks_to_promote,
+    finish,
+    gate_of,
+    held,
+)
 from prefect_modeldeploy.target import DeploymentTarget, client_of
 from prefect_modeldeploy.tasks._assets import materialised
 from prefect_modeldeploy.tasks._formers import note_former
@@ -123,7 +137,7 @@ class Effects:
         await aset_arms(self._target, _arms(record, canary_weight=100.0), expected_epoch=record.epoch)
 
     async def _hand_over(self, record: RolloutRecord) -> RolloutRecord:
-        promoted = await apromote_deployment(self._target, record.canary)
+        promoted = await self._by_provider(record)
         await bring_up(self._target, promoted.id, record.plan.ready_timeout_seconds)
         if record.plan.smoke_request is not None:
             try:
@@ -131,6 +145,9 @@ class Effects:
             except ProviderError as error:  # whatever its status: this is the model's answer, not the provider's
                 raise DeploymentFailed(promoted.id, f"it does not answer the smoke request: {error}") from error
         return finish(record.model_copy(update={"serving": promoted.id}), Effect.HAND_OVER, _now())
+
+    async def _by_provider(self, record: RolloutRecord) -> Deployment:
+        return await apromote_deployment(self._target, record.canary)
 
     async def _promote(self, record: RolloutRecord) -> RolloutRecord:
         arms = {"stable": (record.serving or record.canary, 100.0)}
@@ -210,9 +227,13 @@ class Effects:
 class NativeEffects(Effects):
     """As above, where the provider itself moves the traffic: no endpoint of ours is involved.
 
-    Until its own promotion has ended, the provider leaves the former version in place; so there is nothing to restore,
-    but where a promotion goes on without us, it is to be called off.
+    A provider that can call its promotion off is asked at BAKED, and there is a way back until it has ended. At any
+    other, what was once asked for may have happened: that is the hand-over, which goes on until it is known.
     """
+
+    def __init__(self, target: DeploymentTarget) -> None:
+        super().__init__(target)
+        self._asked: asyncio.Task[Deployment] | None = None
 
     async def _claim(self, record: RolloutRecord) -> RolloutRecord:
         return finish(record, Effect.CLAIM, _now())
@@ -220,20 +241,41 @@ class NativeEffects(Effects):
     async def _nothing(self, record: RolloutRecord) -> None:
         """Ours to do only behind a router of ours."""
 
-    _attach = _fill = _detach = _nothing
+    _attach = _fill = _detach = _clear = _nothing
+
+    async def _hand_over(self, record: RolloutRecord) -> RolloutRecord:
+        try:
+            if self._asked is None:
+                self._asked = asyncio.create_task(self._by_provider(record))
+            # A cancelled run does not hang up on the provider: on its way out it waits for this very answer.
+            promoted = await asyncio.shield(self._asked)
+        except ModelDeployError as error:
+            self._asked = None
+            if _may_have_happened(error):
+                raise
+            return abort(record.model_copy(update={"phase": Phase.BAKED}), str(error), decided_by="error")
+        return await self._served(record, promoted)
+
+    async def _served(self, record: RolloutRecord, promoted: Deployment) -> RolloutRecord:
+        await bring_up(self._target, promoted.id, record.plan.ready_timeout_seconds)
+        return finish(record.model_copy(update={"serving": promoted.id}), Effect.HAND_OVER, _now())
 
     async def _promote(self, record: RolloutRecord) -> RolloutRecord:
-        return await self._served(record, await apromote_deployment(self._target, record.canary))
+        if record.phase is Phase.BAKED:
+            record = await self._served(record, await self._by_provider(record))
+        materialised(record)
+        return finish(record, Effect.PROMOTE, _now())
 
     async def _restore(self, record: RolloutRecord) -> None:
         if record.stable is not None and self._target.credentials.client_class.rolls_back == "to":
             await aroll_back_deployment(self._target, record.stable)
 
-    async def _served(self, record: RolloutRecord, serving: Deployment) -> RolloutRecord:
-        await bring_up(self._target, serving.id, record.plan.ready_timeout_seconds)
-        served = record.model_copy(update={"serving": serving.id})
-        materialised(served)
-        return finish(served, Effect.PROMOTE, _now())
+
+class NativeSettled(NativeEffects):
+    """What the provider may have promoted is made sure of, but not waited for: it is rolled back next."""
+
+    async def _served(self, record: RolloutRecord, promoted: Deployment) -> RolloutRecord:
+        return finish(record.model_copy(update={"serving": promoted.id}), Effect.HAND_OVER, _now())
 
 
 class NativeReturn(NativeEffects):
@@ -247,8 +289,15 @@ class NativeReturn(NativeEffects):
     async def _wait_ready(self, record: RolloutRecord) -> None:
         """The provider brings the former version up itself."""
 
-    async def _promote(self, record: RolloutRecord) -> RolloutRecord:
-        return await self._served(record, await aroll_back_deployment(self._target, record.canary, record.goal))
+    async def _by_provider(self, record: RolloutRecord) -> Deployment:
+        return await aroll_back_deployment(self._target, record.canary, record.goal)
+
+
+def _may_have_happened(error: ModelDeployError) -> bool:
+    """Whether a provider that failed so may have done all the same what it was asked for."""
+    if isinstance(error, ProviderError):
+        return error.effect_unknown or isinstance(error, ProviderUnavailable | RateLimited)
+    return isinstance(error, WaitTimeout)
 
 
 async def bring_up(target: DeploymentTarget, deployment_id: str, timeout_seconds: float) -> Deployment:

@@ -6,7 +6,7 @@ from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentSp
 from prefect_modeldeploy.errors import InvalidInput, UnsupportedOperation
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Effects, NativeEffects
-from prefect_modeldeploy.flows._native import _holder
+from prefect_modeldeploy.flows._native import _holder, promotion_by
 from prefect_modeldeploy.flows._start import _id_of, _stable_of, begin, current_endpoint, final, new_record
 from prefect_modeldeploy.rollout import Approval, CanaryPlan, Phase, RolloutRecord
 from prefect_modeldeploy.rollout.judging import fewest_examples
@@ -58,9 +58,8 @@ async def rollout_by_golden_set(
         _check_native(target, plan)
     endpoint = None if native else await current_endpoint(target)
     stable = await _serving(target, endpoint, native)
-    plan = plan.model_copy(
-        update={"golden_set": None, "steps": (), **({"former": "keep", "promote": "swap"} if native else {})}
-    )
+    natively = {"former": "keep", "promote": promotion_by(target, stable)} if native else {}
+    plan = plan.model_copy(update={"golden_set": None, "steps": (), **natively})
 
     async def make() -> RolloutRecord:
         mode: Literal["native", "swap"] = "native" if native else "swap"

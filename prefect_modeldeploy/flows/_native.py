@@ -1,9 +1,11 @@
 """Promotion and roll-back in the provider's own way, for targets that have no router of ours in front."""
 
+from typing import Literal
+
 from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentSpec
 from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.flows._driver import drive
-from prefect_modeldeploy.flows._effects import NativeEffects, NativeReturn
+from prefect_modeldeploy.flows._effects import NativeEffects, NativeReturn, NativeSettled
 from prefect_modeldeploy.flows._start import begin, demand, final, new_record, take_over
 from prefect_modeldeploy.rollout import Approval, CanaryPlan, Phase, RolloutRecord, abort
 from prefect_modeldeploy.target import DeploymentTarget
@@ -11,7 +13,7 @@ from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks.deployments import alist_deployments
 
 # A promotion whose end is not known may have made the candidate production: nothing is ever deleted for it.
-PLAN = CanaryPlan(steps=(), former="keep", failed_canary="keep")
+PLAN = CanaryPlan(steps=(), former="keep", failed_canary="keep", promote="native")
 
 SWAP = "use mode='swap', which needs a gateway in front"
 
@@ -24,8 +26,9 @@ async def promote_natively(
 
     async def make() -> RolloutRecord:
         stable = await _holder(target)
+        plan = PLAN.model_copy(update={"promote": promotion_by(target, stable)})
         return await new_record(
-            target, candidate, PLAN, stable, kind="promotion", mode="native", approval=approval, note=note
+            target, candidate, plan, stable, kind="promotion", mode="native", approval=approval, note=note
         )
 
     name = candidate if isinstance(candidate, str) else candidate.name
@@ -37,7 +40,9 @@ async def roll_back_natively(target: DeploymentTarget, note: str) -> RolloutReco
     demand(target, Capability.ROLL_BACK, SWAP)
     last = await _journal.load(target.endpoint)
     if last is not None and last.kind != "roll_back" and last.phase is not Phase.ENDED:
-        ended = await drive(_turned(target, await take_over(target, last)), NativeEffects(target))
+        # One that the provider may have done is brought to its end first: then it is known what there is to undo.
+        turned = abort(await take_over(target, last), "rolled back by hand", decided_by="person")
+        ended = await drive(turned, NativeSettled(target))
         if ended.outcome != "promoted":
             return final(ended)
     named = await _named(target)
@@ -48,13 +53,12 @@ async def roll_back_natively(target: DeploymentTarget, note: str) -> RolloutReco
     return final(await drive(await begin(target, named, make), NativeReturn(target)))
 
 
-def _turned(target: DeploymentTarget, record: RolloutRecord) -> RolloutRecord:
-    """An open promotion, to be turned back, unless the provider may have done it and cannot call it off.
+def promotion_by(target: DeploymentTarget, stable: Deployment | None) -> Literal["swap", "native"]:
+    """A plan's `promote` where no gateway is involved: a provider that can call its promotion off swaps for us.
 
-    That one is brought to its end first: then it is known what there is to undo.
+    At any other, what it was once asked for is brought to its end.
     """
-    unsure = record.phase is Phase.BAKED and target.credentials.client_class.rolls_back == "from"
-    return record if unsure else abort(record, "rolled back by hand", decided_by="person")
+    return "swap" if stable is not None and target.credentials.client_class.rolls_back == "to" else "native"
 
 
 async def _named(target: DeploymentTarget) -> str:

@@ -1,5 +1,6 @@
 """Promotion and roll-back in the providers' own ways, and zero and wake, on emulators of the hosted APIs."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +22,11 @@ from prefect_modeldeploy.deployments import Capability
 from prefect_modeldeploy.errors import InvalidInput, RolloutError, UnsupportedOperation
 from prefect_modeldeploy.flows._start import run_rollout
 from prefect_modeldeploy.rollout import Phase, RolloutRecord
+from prefect_modeldeploy.sandbox.journal import Request
 from prefect_modeldeploy.target import client_of
 from prefect_modeldeploy.tasks import _journal
-from tests.flows.hosted import MAKERS, hosted
+from tests.conftest import eventually
+from tests.flows.hosted import MAKERS, Hosted, hosted
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
@@ -98,6 +101,72 @@ async def test_a_promotion_that_died_before_its_effect_is_turned_back(
         back = await roll_back(site.target)
         assert (back.kind, back.outcome) == ("promotion", "rolled_back")
         assert await site.served() == before
+
+
+PROMOTED_BY = {
+    "baseten": ("POST", "*/environments/production/promote"),
+    "fiddler": ("PATCH", "/v3/models/*"),
+    "foundry": ("POST", "*/promoteVersion"),
+    "gradient": ("POST", "/v1/deployments"),
+    "scale": ("PUT", "/v4/serving/*/backend"),
+}
+"""The vendors' requests that promote a deployment which is up."""
+
+
+@pytest.mark.parametrize("kind", ["delay", "lost_answer"])
+@pytest.mark.parametrize("provider", sorted(PROMOTED_BY))
+async def test_a_promotion_cancelled_while_the_vendor_is_at_it_tells_the_truth(
+    provider: str, kind: str, tmp_path: Path
+) -> None:
+    """The effect comes after the cancellation; or before it, and no answer comes."""
+    async with hosted(provider, tmp_path) as site:
+        candidate, before = await up(site), await site.served()
+        method, path = PROMOTED_BY[provider]
+        await site.control.forget_requests()
+        await site.control.fault(method=method, path=path, kind=kind, seconds=1.0)
+        running = asyncio.create_task(promote_to_production(site.target, candidate, mode="native"))
+        await eventually(lambda: site.control.requests(method=method, path=path))
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        [first, *_] = await eventually(lambda: answered(site, method, path))
+        assert first.fault is not None
+        record = await _journal.load(site.target.endpoint)
+        assert record is not None
+        assert record.phase is Phase.ENDED
+        assert record.outcome == ("rolled_back" if await site.served() == before else "promoted"), record.reason
+        assert record.outcome == "promoted" or site.target.credentials.client_class.rolls_back == "to"
+        if record.outcome == "promoted":
+            await roll_back(site.target)
+            assert await site.served() == before
+
+
+@pytest.mark.parametrize("provider", sorted(PROMOTED_BY))
+async def test_a_promotion_that_the_vendor_refuses_is_rolled_back_and_changes_nothing(
+    provider: str, tmp_path: Path
+) -> None:
+    async with hosted(provider, tmp_path) as site:
+        candidate, before = await up(site), await site.served()
+        method, path = PROMOTED_BY[provider]
+        await site.control.fault(method=method, path=path, kind="status", status=403, times=None)
+        record = await promote_to_production(site.target, candidate, mode="native")
+        assert (record.outcome, record.decided_by, "403" in record.reason) == ("rolled_back", "error", True)
+        assert await site.served() == before
+
+
+async def up(site: Hosted) -> str:
+    """The candidate, ready to be promoted."""
+    async with client_of(site.target) as client:
+        made = await client.create(site.candidate)
+        async for _ in client.wait([made.id], lambda one: one.ready, model=site.target.model, timeout_seconds=60):
+            pass
+    return made.id
+
+
+async def answered(site: Hosted, method: str, path: str) -> list[Request]:
+    """The requests, once the vendor is done with the first."""
+    found = await site.control.requests(method=method, path=path)
+    return found if found and found[0].seconds is not None else []
 
 
 @pytest.mark.parametrize("provider", sorted(set(MAKERS) - {"baseten"}))  # which has one of its own

@@ -8,8 +8,10 @@
   remains on it when the promotion fails. It is put back, a failed copy is deactivated.
 """
 
+import asyncio
 import re
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +24,9 @@ from prefect_modeldeploy.providers.baseten.api import ManagementApi
 from prefect_modeldeploy.providers.baseten.requests import AutoscalingSettings, PromoteOptions
 from prefect_modeldeploy.providers.baseten.words import IN_PROGRESS, NO_CAPACITY, PROVIDER, STATUSES, read_answer
 from prefect_modeldeploy.transport import Logger, create_once
+
+_ANSWER_SECONDS = 10.0
+"""So long a cancelled run waits for the answer to its promotion: Prefect leaves it 30 s, and calling off takes some."""
 
 _OVER = frozenset({"SUCCEEDED", "FAILED", "CANCELED"})
 _PROMOTABLE = frozenset({"ACTIVE", "SCALED_TO_ZERO"})
@@ -98,7 +103,7 @@ class Promotions:
                     return found
                 await anyio.sleep(min(1.0, self._visible / 5))
 
-        candidate = await create_once(post, look, logger=self._logger)
+        candidate = await _answered(create_once(post, look, logger=self._logger))
         if candidate != source.id:
             self._logger.info("baseten promotes a copy of %s: %s", source.id, candidate)
         return Promotion(model, environment, source, candidate, former, before)
@@ -218,6 +223,18 @@ class Promotions:
             VendorDeployment, await self._api.deployment(model, deployment), "deployment"
         )
         return found
+
+
+async def _answered(asking: Coroutine[Any, Any, str]) -> str:
+    """The vendor's answer. Who is cancelled meanwhile waits for it: what comes after us can be called off by nobody."""
+    asked = asyncio.ensure_future(asking)
+    try:
+        return await asyncio.shield(asked)
+    except asyncio.CancelledError:
+        await asyncio.wait({asked}, timeout=_ANSWER_SECONDS)
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        raise
 
 
 def is_it(source: VendorDeployment, other: VendorDeployment | None) -> bool:
