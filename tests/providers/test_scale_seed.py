@@ -101,5 +101,6 @@ def test_a_configuration_is_read_typed_and_unknown_vendors_are_kept() -> None:
     )
     assert isinstance(read({"vendor": "LLMENGINE", "gpu_type": None}).configuration, schemas.LLMEngineConfiguration)
     assert read({"vendor": "NEW", "foo": 1}).configuration is None
+    assert read({"min_workers": 2}).configuration is None  # the document does not require the word that tells which
     assert read({"vendor": "NEW", "foo": 1}).vendor_configuration == {"vendor": "NEW", "foo": 1}
     assert read({"vendor": "LAUNCH", "min_workers": "many"}).configuration is None
