@@ -1,6 +1,5 @@
 """What each effect of the state machine does to the world, by way of tasks. Every one may be done twice."""
 
-import asyncio
 from datetime import UTC, datetime
 
 import anyio
@@ -9,11 +8,8 @@ from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentSt
 from prefect_modeldeploy.errors import (
     Conflict,
     DeploymentFailed,
-    ModelDeployError,
     NotFound,
     ProviderError,
-    ProviderUnavailable,
-    RateLimited,
     UnsupportedOperation,
     WaitTimeout,
 )
@@ -21,7 +17,6 @@ from prefect_modeldeploy.flows import _gates
 from prefect_modeldeploy.flows._approval import ask
 from prefect_modeldeploy.rollout import (
     Effect,
-    Phase,
     RolloutRecord,
     abort,
     answered,
@@ -36,11 +31,9 @@ from prefect_modeldeploy.tasks._formers import note_former
 from prefect_modeldeploy.tasks.deployments import (
     acreate_deployment,
     adelete_deployment,
-    aformer_version,
     aget_deployment,
     apredict,
     apromote_deployment,
-    aroll_back_deployment,
     ascale_deployment_to_zero,
     astart_deployment,
     astop_deployment,
@@ -222,82 +215,6 @@ class Effects:
             self._target.credentials.logger.exception("the report could not be written")
             return ended
         return ended.model_copy(update={"report": str(path)})
-
-
-class NativeEffects(Effects):
-    """As above, where the provider itself moves the traffic: no endpoint of ours is involved.
-
-    A provider that can call its promotion off is asked at BAKED, and there is a way back until it has ended. At any
-    other, what was once asked for may have happened: that is the hand-over, which goes on until it is known.
-    """
-
-    def __init__(self, target: DeploymentTarget) -> None:
-        super().__init__(target)
-        self._asked: asyncio.Task[Deployment] | None = None
-
-    async def _claim(self, record: RolloutRecord) -> RolloutRecord:
-        return finish(record, Effect.CLAIM, _now())
-
-    async def _nothing(self, record: RolloutRecord) -> None:
-        """Ours to do only behind a router of ours."""
-
-    _attach = _fill = _detach = _clear = _nothing
-
-    async def _hand_over(self, record: RolloutRecord) -> RolloutRecord:
-        try:
-            if self._asked is None:
-                self._asked = asyncio.create_task(self._by_provider(record))
-            # A cancelled run does not hang up on the provider: on its way out it waits for this very answer.
-            promoted = await asyncio.shield(self._asked)
-        except ModelDeployError as error:
-            self._asked = None
-            if _may_have_happened(error):
-                raise
-            return abort(record.model_copy(update={"phase": Phase.BAKED}), str(error), decided_by="error")
-        return await self._served(record, promoted)
-
-    async def _served(self, record: RolloutRecord, promoted: Deployment) -> RolloutRecord:
-        await bring_up(self._target, promoted.id, record.plan.ready_timeout_seconds)
-        return finish(record.model_copy(update={"serving": promoted.id}), Effect.HAND_OVER, _now())
-
-    async def _promote(self, record: RolloutRecord) -> RolloutRecord:
-        if record.phase is Phase.BAKED:
-            record = await self._served(record, await self._by_provider(record))
-        materialised(record)
-        return finish(record, Effect.PROMOTE, _now())
-
-    async def _restore(self, record: RolloutRecord) -> None:
-        if record.stable is not None and self._target.credentials.client_class.rolls_back == "to":
-            await aroll_back_deployment(self._target, record.stable)
-
-
-class NativeSettled(NativeEffects):
-    """What the provider may have promoted is made sure of, but not waited for: it is rolled back next."""
-
-    async def _served(self, record: RolloutRecord, promoted: Deployment) -> RolloutRecord:
-        return finish(record.model_copy(update={"serving": promoted.id}), Effect.HAND_OVER, _now())
-
-
-class NativeReturn(NativeEffects):
-    """The provider's own way back: it knows what served before."""
-
-    async def _claim(self, record: RolloutRecord) -> RolloutRecord:
-        # Written down before anything changes: a way back that is gone twice, after a crash, could lead too far.
-        goal = await aformer_version(self._target, record.canary)
-        return finish(record.model_copy(update={"goal": goal}), Effect.CLAIM, _now())
-
-    async def _wait_ready(self, record: RolloutRecord) -> None:
-        """The provider brings the former version up itself."""
-
-    async def _by_provider(self, record: RolloutRecord) -> Deployment:
-        return await aroll_back_deployment(self._target, record.canary, record.goal)
-
-
-def _may_have_happened(error: ModelDeployError) -> bool:
-    """Whether a provider that failed so may have done all the same what it was asked for."""
-    if isinstance(error, ProviderError):
-        return error.effect_unknown or isinstance(error, ProviderUnavailable | RateLimited)
-    return isinstance(error, WaitTimeout)
 
 
 async def bring_up(target: DeploymentTarget, deployment_id: str, timeout_seconds: float) -> Deployment:

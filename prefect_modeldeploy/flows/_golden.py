@@ -5,8 +5,9 @@ from typing import Literal
 from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentSpec
 from prefect_modeldeploy.errors import InvalidInput, UnsupportedOperation
 from prefect_modeldeploy.flows._driver import drive
-from prefect_modeldeploy.flows._effects import Effects, NativeEffects
+from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.flows._native import _holder, promotion_by
+from prefect_modeldeploy.flows._native_effects import NativeEffects
 from prefect_modeldeploy.flows._start import _id_of, _stable_of, begin, current_endpoint, final, new_record
 from prefect_modeldeploy.rollout import Approval, CanaryPlan, Phase, RolloutRecord
 from prefect_modeldeploy.rollout.judging import fewest_examples

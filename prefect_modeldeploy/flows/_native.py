@@ -5,7 +5,7 @@ from typing import Literal
 from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentSpec
 from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.flows._driver import drive
-from prefect_modeldeploy.flows._effects import NativeEffects, NativeReturn, NativeSettled
+from prefect_modeldeploy.flows._native_effects import NativeEffects, NativeReturn, NativeSettled
 from prefect_modeldeploy.flows._start import begin, demand, final, new_record, take_over
 from prefect_modeldeploy.rollout import Approval, CanaryPlan, Phase, RolloutRecord, abort
 from prefect_modeldeploy.target import DeploymentTarget

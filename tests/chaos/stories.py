@@ -246,6 +246,11 @@ def _of(*effects: Effect) -> tuple[str, ...]:
     return tuple(effect.value for effect in effects)
 
 
+def _by_provider(provider: str) -> tuple[Effect, ...]:
+    """Baseten calls its promotion off when it is asked; at the others it is handed over."""
+    return (Effect.PROMOTE,) if provider == "baseten" else (Effect.CLEAR, Effect.HAND_OVER, Effect.PROMOTE)
+
+
 _BACK_ONLY = (Effect.RESTORE, Effect.DETACH, Effect.RETIRE_CANARY)
 _ELSEWHERE = (Effect.ASK, Effect.CLEAR, Effect.HAND_OVER, *_BACK_ONLY)
 
@@ -270,7 +275,7 @@ STORIES = {
     ),
     **{
         f"native {provider}": Story(
-            _of(Effect.CLAIM, Effect.DEPLOY, Effect.WAIT_READY, Effect.PROMOTE),
+            _of(Effect.CLAIM, Effect.DEPLOY, Effect.WAIT_READY, *_by_provider(provider)),
             partial(_native, provider, promote_to_production),
         )
         for provider in MAKERS
@@ -280,7 +285,9 @@ STORIES = {
         partial(_native, "baseten", hand_over, speed=200.0),
     ),
     **{
-        f"native way back {provider}": Story(_of(Effect.CLAIM, Effect.PROMOTE), partial(_native, provider, roll_back))
+        f"native way back {provider}": Story(
+            _of(Effect.CLAIM, Effect.CLEAR, Effect.HAND_OVER, Effect.PROMOTE), partial(_native, provider, roll_back)
+        )
         for provider in MAKERS
     },
     **{

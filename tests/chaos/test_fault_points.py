@@ -25,8 +25,9 @@ SAMPLE = (
     ("evening local", "let go:after", "kill"),
     ("morning scale", "restore:after", "kill"),
     ("native baseten", "promote:after", "kill"),
-    ("native way back scale", "promote:after", "kill"),
-    ("native scale", "promote:after", "lost answer"),
+    ("native way back scale", "hand_over:after", "kill"),
+    ("native scale", "hand_over:after", "lost answer"),
+    ("native foundry", "hand_over:after", "ui cancel"),
     ("native fiddler", "deploy:after", "kill"),
 )
 
