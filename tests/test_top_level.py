@@ -4,6 +4,7 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import cloudpickle
@@ -11,11 +12,13 @@ import pytest
 import yaml
 from prefect import Flow
 from prefect.flows import load_flow_from_entrypoint
+from prefect.schedules import Schedule
 
 import prefect_modeldeploy.flows as flows
 
 ROOT = Path(__file__).parent.parent
 DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load((ROOT / "flows" / "prefect.yaml").read_text())["deployments"]
+SCRIPTS = sorted(ROOT.glob("flows/*.py")) + sorted(ROOT.glob("blocks/*.py"))
 FLOWS = {name: flow for name, flow in vars(flows).items() if isinstance(flow, Flow)}
 
 
@@ -28,16 +31,27 @@ def test_there_is_nothing_else_at_the_top() -> None:
     assert {name for name in top if not name.startswith(".")} == allowed
 
 
-@pytest.mark.parametrize(
-    "file", sorted(ROOT.glob("flows/*.py")) + sorted(ROOT.glob("blocks/*.py")), ids=lambda p: p.name
-)
-def test_every_script_imports_without_doing_anything(file: Path) -> None:
+def imported(file: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("file", SCRIPTS, ids=lambda p: p.name)
+def test_every_script_imports_without_doing_anything(file: Path) -> None:
+    module = imported(file)
     assert module.__doc__, "a script says what the user will see"
+    for schedule in [found for found in vars(module).values() if isinstance(found, Schedule)]:
+        assert schedule.slug
+        assert schedule.timezone
+
+
+def test_every_flow_is_served_by_a_script() -> None:
+    names = {name for file in ROOT.glob("flows/*.py") for name in vars(imported(file))}
+    assert names >= set(FLOWS)
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda d: d["name"])
@@ -60,10 +74,9 @@ class TestDeployments:
         assert "prefect.blocks" not in yaml.dump(deployment)
 
 
-def test_the_deployments_are_there() -> None:
-    names = {deployment["name"] for deployment in DEPLOYMENTS}
-    rollouts, fleets = {"canary-rollout", "promote-to-production"}, {"clean-up-orphans", "fleet-report"}
-    assert names >= rollouts | fleets | {"scale-down", "wake-up"}
+def test_every_flow_is_deployed() -> None:
+    deployed = [load_flow_from_entrypoint(deployment["entrypoint"]).name for deployment in DEPLOYMENTS]
+    assert sorted(deployed) == sorted(flow.name for flow in FLOWS.values())
 
 
 def test_every_flow_survives_being_sent_to_another_process() -> None:
