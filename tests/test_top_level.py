@@ -1,6 +1,7 @@
 """The top level: what a user deploys and runs, without a server."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,14 @@ def test_every_script_imports_without_doing_anything(file: Path) -> None:
     for schedule in [found for found in vars(module).values() if isinstance(found, Schedule)]:
         assert schedule.slug
         assert schedule.timezone
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("blocks/create_*.py")), ids=lambda p: p.name)
+def test_the_readme_names_the_variables_of_a_block_as_its_script_does(file: Path) -> None:
+    table = dict(re.findall(r"^\| ([A-Z][A-Z0-9_]+) +\| (.*)$", imported(file).__doc__ or "", re.MULTILINE))
+    [row] = [line for line in (ROOT / "README.md").read_text().splitlines() if f"`blocks/{file.name}` |" in line]
+    named = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", row))
+    assert {name for name, rest in table.items() if "(required)" in rest} <= named <= set(table)
 
 
 def test_every_flow_is_served_by_a_script() -> None:
