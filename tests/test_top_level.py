@@ -1,5 +1,6 @@
 """The top level: what a user deploys and runs, without a server."""
 
+import asyncio
 import importlib.util
 import re
 import subprocess
@@ -20,6 +21,7 @@ import prefect_modeldeploy.flows as flows
 ROOT = Path(__file__).parent.parent
 DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load((ROOT / "flows" / "prefect.yaml").read_text())["deployments"]
 SCRIPTS = sorted(ROOT.glob("flows/*.py")) + sorted(ROOT.glob("blocks/*.py"))
+CREATE = [file for file in SCRIPTS if file.name.startswith("create_")]
 FLOWS = {name: flow for name, flow in vars(flows).items() if isinstance(flow, Flow)}
 
 
@@ -50,12 +52,34 @@ def test_every_script_imports_without_doing_anything(file: Path) -> None:
         assert schedule.timezone
 
 
-@pytest.mark.parametrize("file", sorted(ROOT.glob("blocks/create_*.py")), ids=lambda p: p.name)
+def variables(script: ModuleType) -> dict[str, str]:
+    """The table at the top of a script: names of environment variables, and the rest of the line."""
+    return dict(re.findall(r"^\| ([A-Z][A-Z0-9_]+) +\| (.*)$", script.__doc__ or "", re.MULTILINE))
+
+
+def required(script: ModuleType) -> set[str]:
+    return {name for name, rest in variables(script).items() if "(required)" in rest}
+
+
+@pytest.mark.parametrize("file", CREATE, ids=lambda p: p.name)
+def test_a_missing_variable_is_one_clear_line(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = imported(file)
+    for name in variables(script):
+        monkeypatch.delenv(name, raising=False)
+    if required(script):
+        with pytest.raises(SystemExit) as ended:
+            asyncio.run(script.main())
+        said = str(ended.value.code)
+        assert said.partition(" is not set: ")[0] in required(script)
+        assert "\n" not in said
+
+
+@pytest.mark.parametrize("file", CREATE, ids=lambda p: p.name)
 def test_the_readme_names_the_variables_of_a_block_as_its_script_does(file: Path) -> None:
-    table = dict(re.findall(r"^\| ([A-Z][A-Z0-9_]+) +\| (.*)$", imported(file).__doc__ or "", re.MULTILINE))
+    script = imported(file)
     [row] = [line for line in (ROOT / "README.md").read_text().splitlines() if f"`blocks/{file.name}` |" in line]
     named = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", row))
-    assert {name for name, rest in table.items() if "(required)" in rest} <= named <= set(table)
+    assert required(script) <= named <= set(variables(script))
 
 
 def test_every_flow_is_served_by_a_script() -> None:
