@@ -2,7 +2,7 @@
 
     python flows/roll_back.py
 
-You see: two deployments. `prefect deployment run roll-back/roll-back --param target=production` brings the former
+You see: two deployments. `prefect deployment run roll-back/by-hand --param target=production` brings the former
 version back at once. Every five minutes rollouts whose process is gone are finished or rolled back, as their plans say.
 """
 
@@ -15,6 +15,6 @@ OFTEN = Cron("*/5 * * * *", timezone="UTC", slug="every-five-minutes")
 
 if __name__ == "__main__":
     serve(
-        roll_back.to_deployment(name="roll-back", tags=["modeldeploy"]),
-        reconcile_rollouts.to_deployment(name="reconcile-rollouts", tags=["modeldeploy"], schedules=[OFTEN]),
+        roll_back.to_deployment(name="by-hand", tags=["modeldeploy"]),
+        reconcile_rollouts.to_deployment(name="always", tags=["modeldeploy"], schedules=[OFTEN]),
     )

@@ -107,6 +107,14 @@ class TestDeployments:
         assert "prefect.blocks" not in yaml.dump(deployment)
 
 
+def test_scripts_and_prefect_yaml_do_not_take_the_same_names() -> None:
+    """Prefect would make one deployment of both, whose runs crash: it is served, and yet it has steps to pull."""
+    taken = {deployment["name"] for deployment in DEPLOYMENTS}
+    served = {name for file in ROOT.glob("flows/*.py") for name in re.findall(r'name="(.*?)"', file.read_text())}
+    assert len(served) > 5
+    assert not served & taken
+
+
 def test_every_flow_is_deployed() -> None:
     deployed = [load_flow_from_entrypoint(deployment["entrypoint"]).name for deployment in DEPLOYMENTS]
     assert sorted(deployed) == sorted(flow.name for flow in FLOWS.values())
