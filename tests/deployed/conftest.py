@@ -55,12 +55,19 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("elsewhere")
 
 
-@pytest.fixture(scope="module")
-def deployed(environment: dict[str, str]) -> dict[str, str]:
-    """Blocks saved and deployments made with the README's own lines, but for the last, which goes on for ever."""
-    for line in LINES[:-1]:
+@pytest.fixture(scope="package")
+def prepared(environment: dict[str, str]) -> dict[str, str]:
+    """The README's own lines, but for the last two: block types, blocks, and a work pool."""
+    for line in LINES[:-2]:
         call(environment, "bash", "-euc", line)
     return environment
+
+
+@pytest.fixture(scope="module")
+def deployed(prepared: dict[str, str]) -> dict[str, str]:
+    """The line that deploys flows/prefect.yaml: again for every module, for `.serve()` makes deployments of its own."""
+    call(prepared, "bash", "-euc", LINES[-2])
+    return prepared
 
 
 @pytest.fixture
@@ -71,7 +78,7 @@ def worker(deployed: dict[str, str], elsewhere: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-async def site(deployed: dict[str, str], home: Path, request: pytest.FixtureRequest) -> Site:
+async def site(environment: dict[str, str], home: Path, request: pytest.FixtureRequest) -> Site:
     """A saved target for each test, with the name of its model."""
     name = f"m{abs(hash(request.node.name)) % 10**8}"
     target = DeploymentTarget(credentials=LocalServing(home=home), model=name, endpoint=name)
