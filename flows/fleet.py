@@ -19,6 +19,6 @@ NIGHTS = Cron("0 3 * * *", timezone="Europe/Berlin", slug="every-night")
 if __name__ == "__main__":
     targets = {"targets": sys.argv[1:] or ["production"]}
     serve(
-        fleet_report.to_deployment(name="fleet-report", parameters=targets, schedules=[MORNINGS]),
-        clean_up_orphans.to_deployment(name="clean-up-orphans", parameters=targets, schedules=[NIGHTS]),
+        fleet_report.to_deployment(name="mornings", parameters=targets, schedules=[MORNINGS]),
+        clean_up_orphans.to_deployment(name="nights", parameters=targets, schedules=[NIGHTS]),
     )

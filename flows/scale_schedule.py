@@ -18,6 +18,6 @@ MORNINGS = Cron("45 6 * * MON-FRI", timezone="Europe/Berlin", slug="weekday-morn
 if __name__ == "__main__":
     targets = {"targets": sys.argv[1:] or ["production"]}
     serve(
-        scale_to_zero.to_deployment(name="scale-down", parameters=targets, schedules=[EVENINGS]),
-        wake_up.to_deployment(name="wake-up", parameters=targets, schedules=[MORNINGS]),
+        scale_to_zero.to_deployment(name="evenings", parameters=targets, schedules=[EVENINGS]),
+        wake_up.to_deployment(name="mornings", parameters=targets, schedules=[MORNINGS]),
     )

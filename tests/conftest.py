@@ -54,7 +54,7 @@ async def serve(app: ASGIApp) -> AsyncIterator[str]:
 
 
 async def eventually(
-    condition: Callable[[], object] | Callable[[], Awaitable[object]], seconds: float = 60.0
+    condition: Callable[[], object] | Callable[[], Awaitable[object]], seconds: float = 60.0, every: float = 0.02
 ) -> object:
     """Poll until the condition holds and return its value; fail the test when it does not in time."""
     async with asyncio.timeout(seconds):
@@ -64,7 +64,7 @@ async def eventually(
                 value = await value
             if value:
                 return value
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(every)
 
 
 @pytest.fixture(scope="session", autouse=True)

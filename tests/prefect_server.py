@@ -30,18 +30,22 @@ def shared_server() -> Iterator[None]:
 
 
 @contextmanager
-def started_server(*options: str, host: str = "127.0.0.1", access_log: Path | None = None) -> Iterator[str]:
+def started_server(
+    *options: str, host: str = "127.0.0.1", access_log: Path | None = None, **settings: str
+) -> Iterator[str]:
     """Start a server with a database of its own; yields its URL without waiting for it, see `wait_for`.
 
     Args:
         options: More options of `prefect server start`.
         host: Address to listen on.
         access_log: File that gets a line per request. None: no such lines.
+        settings: Prefect's settings, as environment variables.
     """
     with socket.socket() as probe:
         probe.bind((host, 0))
         port = probe.getsockname()[1]
     url = f"http://{host}:{port}/api"
+    paths = {"PREFECT_API_URL": "", "PREFECT_SERVER_UI_API_URL": url}
     level = "INFO" if access_log else "ERROR"
     quiet = {"PREFECT_SERVER_LOGGING_LEVEL": level, "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false"}
     where = ("--host", host, "--port", str(port), "--log-level", level)
@@ -51,7 +55,7 @@ def started_server(*options: str, host: str = "127.0.0.1", access_log: Path | No
     ):
         server = subprocess.Popen(
             [sys.executable, "-m", "prefect", "server", "start", *where, "--analytics-off", *options],
-            env={**os.environ, **quiet, "PREFECT_HOME": home, "PREFECT_API_URL": "", "PREFECT_SERVER_UI_API_URL": url},
+            env={**os.environ, **quiet, **paths, "PREFECT_HOME": home, **settings},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

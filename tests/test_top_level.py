@@ -1,9 +1,12 @@
 """The top level: what a user deploys and runs, without a server."""
 
+import asyncio
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import cloudpickle
@@ -11,11 +14,14 @@ import pytest
 import yaml
 from prefect import Flow
 from prefect.flows import load_flow_from_entrypoint
+from prefect.schedules import Schedule
 
 import prefect_modeldeploy.flows as flows
 
 ROOT = Path(__file__).parent.parent
 DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load((ROOT / "flows" / "prefect.yaml").read_text())["deployments"]
+SCRIPTS = sorted(ROOT.glob("flows/*.py")) + sorted(ROOT.glob("blocks/*.py"))
+CREATE = [file for file in SCRIPTS if file.name.startswith("create_")]
 FLOWS = {name: flow for name, flow in vars(flows).items() if isinstance(flow, Flow)}
 
 
@@ -28,16 +34,57 @@ def test_there_is_nothing_else_at_the_top() -> None:
     assert {name for name in top if not name.startswith(".")} == allowed
 
 
-@pytest.mark.parametrize(
-    "file", sorted(ROOT.glob("flows/*.py")) + sorted(ROOT.glob("blocks/*.py")), ids=lambda p: p.name
-)
-def test_every_script_imports_without_doing_anything(file: Path) -> None:
+def imported(file: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("file", SCRIPTS, ids=lambda p: p.name)
+def test_every_script_imports_without_doing_anything(file: Path) -> None:
+    module = imported(file)
     assert module.__doc__, "a script says what the user will see"
+    for schedule in [found for found in vars(module).values() if isinstance(found, Schedule)]:
+        assert schedule.slug
+        assert schedule.timezone
+
+
+def variables(script: ModuleType) -> dict[str, str]:
+    """The table at the top of a script: names of environment variables, and the rest of the line."""
+    return dict(re.findall(r"^\| ([A-Z][A-Z0-9_]+) +\| (.*)$", script.__doc__ or "", re.MULTILINE))
+
+
+def required(script: ModuleType) -> set[str]:
+    return {name for name, rest in variables(script).items() if "(required)" in rest}
+
+
+@pytest.mark.parametrize("file", CREATE, ids=lambda p: p.name)
+def test_a_missing_variable_is_one_clear_line(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = imported(file)
+    for name in variables(script):
+        monkeypatch.delenv(name, raising=False)
+    if required(script):
+        with pytest.raises(SystemExit) as ended:
+            asyncio.run(script.main())
+        said = str(ended.value.code)
+        assert said.partition(" is not set: ")[0] in required(script)
+        assert "\n" not in said
+
+
+@pytest.mark.parametrize("file", CREATE, ids=lambda p: p.name)
+def test_the_readme_names_the_variables_of_a_block_as_its_script_does(file: Path) -> None:
+    script = imported(file)
+    [row] = [line for line in (ROOT / "README.md").read_text().splitlines() if f"`blocks/{file.name}` |" in line]
+    named = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", row))
+    assert required(script) <= named <= set(variables(script))
+
+
+def test_every_flow_is_served_by_a_script() -> None:
+    names = {name for file in ROOT.glob("flows/*.py") for name in vars(imported(file))}
+    assert names >= set(FLOWS)
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda d: d["name"])
@@ -60,10 +107,17 @@ class TestDeployments:
         assert "prefect.blocks" not in yaml.dump(deployment)
 
 
-def test_the_deployments_are_there() -> None:
-    names = {deployment["name"] for deployment in DEPLOYMENTS}
-    rollouts, fleets = {"canary-rollout", "promote-to-production"}, {"clean-up-orphans", "fleet-report"}
-    assert names >= rollouts | fleets | {"scale-down", "wake-up"}
+def test_scripts_and_prefect_yaml_do_not_take_the_same_names() -> None:
+    """Prefect would make one deployment of both, whose runs crash: it is served, and yet it has steps to pull."""
+    taken = {deployment["name"] for deployment in DEPLOYMENTS}
+    served = {name for file in ROOT.glob("flows/*.py") for name in re.findall(r'name="(.*?)"', file.read_text())}
+    assert len(served) > 5
+    assert not served & taken
+
+
+def test_every_flow_is_deployed() -> None:
+    deployed = [load_flow_from_entrypoint(deployment["entrypoint"]).name for deployment in DEPLOYMENTS]
+    assert sorted(deployed) == sorted(flow.name for flow in FLOWS.values())
 
 
 def test_every_flow_survives_being_sent_to_another_process() -> None:

@@ -19,7 +19,6 @@ from prefect_modeldeploy import (
     JudgePlan,
     canary_rollout,
     promote_to_production,
-    roll_back,
 )
 from prefect_modeldeploy.errors import UnsupportedOperation
 from prefect_modeldeploy.rollout import RolloutRecord
@@ -30,6 +29,7 @@ from tests.flows.arms_kit import Site
 from tests.flows.conftest import QUICK
 from tests.flows.test_secrets import database as database
 from tests.providers import baseten_kit, gradient_kit, scale_kit
+from tests.readme import block_after, execute
 from tests.sandbox.kit import running_sandbox
 from tests.traffic.conftest import make_certificate
 from tests.traffic.load import load
@@ -64,11 +64,15 @@ async def test_a_model_moves_from_one_provider_to_another_and_back(site: Site, t
     gradient, baseten = gradient_kit.block(site.sandbox), arms_kit.baseten(site.sandbox)
     first = await arms_kit.deployment(site, "gradient")
     await promote_to_production(site.target(gradient, "fraud"), first)
-    moving = site.target(baseten, "sandbox-model", other_credentials=gradient, sample=SAMPLE)
+    for name, block in {"baseten": baseten, "gradient": gradient, "gateway": site.gateway}.items():
+        await block.save(name, overwrite=True)
+    recipe, way_back = block_after("**From one provider to another**").rsplit("\n", 2)[:2]
+    recipe = recipe.replace('model="fraud"', 'model="sandbox-model"').replace('endpoint="fraud"', 'endpoint="prod"')
     async with load(await site.url(), rate=200, body=BODY) as answers:
         await eventually(lambda: answers.count > 300)
-        truss = baseten_kit.make_truss(tmp_path / "truss")
-        record = await canary_rollout(moving, baseten_kit.spec_of(truss), QUICK)
+        candidate = baseten_kit.spec_of(baseten_kit.make_truss(tmp_path / "truss"))
+        names = await execute(recipe, candidate=candidate, plan=QUICK)
+        moving, record = names["moving"], names["record"]
         assert record.outcome == "promoted", record.reason
         async with gradient.get_client() as client:  # it has no zero that wakes
             assert (await client.get(first)).status is DeploymentStatus.STOPPED
@@ -76,7 +80,7 @@ async def test_a_model_moves_from_one_provider_to_another_and_back(site: Site, t
         assert await site.arms() == {"stable": (record.canary, 100.0)}
         before = dict(answers.by_arm)
         await eventually(lambda: answers.by_arm["stable"] > before["stable"] + 50)
-        back = await roll_back(moving, note="it was cheaper")
+        back = (await execute(way_back, **names))["back"]
     assert (back.outcome, back.stable, back.canary) == ("promoted", record.canary, first)
     assert await site.arms() == {"stable": (first, 100.0)}
     assert set(answers.failures) <= {"status 500"}, "the models' own"

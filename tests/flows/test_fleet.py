@@ -129,6 +129,7 @@ async def test_a_former_version_that_was_rolled_back_to_is_no_former_version_any
     assert await notes.all() == {}
 
 
+@pytest.mark.slow
 async def test_what_was_deleted_by_hand_is_forgotten(site: Site) -> None:
     notes = Notes(Former, site.target.endpoint)
     await notes.put(Former(deployment="gone-1", rollout="r", delete_at=datetime.now(UTC)))

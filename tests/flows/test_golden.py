@@ -38,6 +38,7 @@ async def _production(target: DeploymentTarget) -> list[str]:
         return [d.version or d.name for d in await client.find(model=target.model) if d.environment == "production"]
 
 
+@pytest.mark.slow
 async def test_what_answers_as_well_is_promoted_by_the_provider(
     hosted: tuple[RunningSandbox, DeploymentTarget], tmp_path: Path
 ) -> None:

@@ -68,6 +68,7 @@ async def test_a_cancelled_rollout_leaves_all_traffic_on_stable(site: Site) -> N
     assert (record.outcome, record.decided_by, record.phase) == ("rolled_back", "cancellation", Phase.ENDED)
 
 
+@pytest.mark.slow
 async def test_an_open_rollout_is_taken_up_again_with_its_evidence(site: Site) -> None:
     """What a killed process leaves behind: a record that says where it stood, and a split in force."""
     record = await _stopped_in_the_middle(site)
@@ -89,6 +90,7 @@ async def test_another_candidate_has_to_wait_for_the_open_rollout(site: Site) ->
     assert await site.endpoint() == before
 
 
+@pytest.mark.slow
 async def test_rolling_back_wins_over_a_rollout_in_flight(site: Site) -> None:
     plan = QUICK.model_copy(update={"step_seconds": 25.0})
     async with await site.load() as answers:

@@ -62,6 +62,7 @@ async def test_without_traffic_it_says_so_instead_of_guessing(site: Site) -> Non
     assert [step.canary_requests for step in preview.steps] == [None, None, None]
 
 
+@pytest.mark.slow
 async def test_it_names_the_refusals_of_the_flow_itself(site: Site, new_site: Callable[[str], Site]) -> None:
     async def refused(site: Site, candidate: Any, plan: CanaryPlan = QUICK) -> list[str]:
         return [each.error for each in (await plan_rollout(site.target, candidate, plan)).refusals]

@@ -29,6 +29,7 @@ async def test_a_canary_needs_something_to_compare_with(new_site: Callable[[str]
     assert await site.deployments() == {} or "nothing-1" not in await site.deployments()
 
 
+@pytest.mark.slow
 async def test_a_name_that_another_deployment_has_is_refused_and_the_other_stays(site: Site) -> None:
     async with client_of(site.target) as client:
         other = await client.create(site.spec("2", "differs"))
@@ -55,6 +56,7 @@ async def test_a_good_version_is_promoted_and_the_former_one_sleeps(site: Site) 
     assert "better" in report
 
 
+@pytest.mark.slow
 async def test_a_sticky_endpoint_stays_sticky(site: Site) -> None:
     async with router_of(site.target) as (router, _):
         await router.put_endpoint((await site.endpoint()).model_copy(update={"sticky_header": "X-User"}))
@@ -85,6 +87,7 @@ async def _is_gone(site: Site, deployment: str) -> bool:
     return deployment not in await site.deployments()
 
 
+@pytest.mark.slow
 async def test_a_version_that_cannot_load_never_gets_a_request(site: Site) -> None:
     async with await site.load(rate=50) as answers:
         record = await canary_rollout(site.target, site.spec("2", "missing"), QUICK)

@@ -130,6 +130,7 @@ async def test_what_is_excluded_by_name_or_environment_is_left_alone(pattern: st
         assert (await all_of(site.target))[before.id].autoscaling == before.autoscaling
 
 
+@pytest.mark.slow
 async def test_wake_finds_what_scale_to_zero_stopped_and_leaves_what_somebody_else_did(tmp_path: Path) -> None:
     async with running_sandbox("fiddler") as sandbox:
         target = DeploymentTarget(credentials=credentials(sandbox), model="churn", endpoint=f"churn-{uuid4().hex[:8]}")
@@ -156,6 +157,7 @@ async def test_what_nobody_can_tell_the_idleness_of_is_kept(tmp_path: Path) -> N
         assert await Notes(LetGo, site.target.endpoint).all() == {}
 
 
+@pytest.mark.slow
 async def test_where_the_provider_measures_nothing_the_gateway_knows_how_idle_its_arms_are(tmp_path: Path) -> None:
     async with running_sandbox("scale") as sandbox, arms_kit.site(tmp_path, sandbox) as site:
         target = site.target(

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from prefect_modeldeploy.deployments import Autoscaling, Resources
@@ -124,6 +124,7 @@ ODD = [{"count": -1, "type": 7}, {"scaleUpLoadThreshold": "x", "scaleDownDelay":
 ANYTHING = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(ODD)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(FIELDS), ANYTHING))
 @example({"minReplicas": float("nan"), "cpu": float("inf"), "threadCount": 10**400})
 def test_nothing_that_a_vendor_may_answer_breaks_the_reading(config: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from prefect_modeldeploy.providers.gradient.answers import (
 from prefect_modeldeploy.providers.gradient.states import state_of
 from prefect_modeldeploy.providers.gradient.views import deployment_of, endpoint_url
 
-NOW = datetime.now(UTC).isoformat()
+NOW = (datetime.now(UTC) + timedelta(hours=1)).isoformat()  # lately, however long the session has been running
 LONG_AGO = (datetime.now(UTC) - timedelta(minutes=6)).isoformat()
 ON = {"enabled": True, "resources": {"replicas": 2}}
 OFF = {"enabled": False, "resources": {"replicas": 2}}

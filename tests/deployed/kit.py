@@ -1,0 +1,101 @@
+"""Ways to do what a user does: on the command line, with a deployment, and with the switch of a schedule."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prefect import Flow
+from prefect.artifacts import Artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+
+import prefect_modeldeploy.flows as flows
+from tests.flows.conftest import Site
+
+ROOT = Path(__file__).parents[2]
+FLOWS = {flow.name for flow in vars(flows).values() if isinstance(flow, Flow)}
+
+
+def call(environment: dict[str, str], *command: str, cwd: Path = ROOT) -> str:
+    """What a command says; it must succeed."""
+    done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False, timeout=150)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@contextmanager
+def running(environment: dict[str, str], *command: str, cwd: Path) -> Iterator[None]:
+    """A command that runs until it is told to end."""
+    process = subprocess.Popen(command, env=environment, cwd=cwd, stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+async def run(name: str, **parameters: Any) -> FlowRun:
+    """Run a deployment to its end, which must be a good one."""
+    run = await run_deployment(name, parameters=parameters, timeout=150, poll_interval=0.5)
+    assert run.state is not None
+    assert run.state.is_completed(), f"{name}: {run.state.type} {run.state.message}"
+    return run
+
+
+async def is_deployed(name: str) -> bool:
+    async with get_client() as client:
+        try:
+            await client.read_deployment_by_name(name)
+        except ObjectNotFound:
+            return False
+    return True
+
+
+async def runs_of(name: str) -> list[FlowRun]:
+    """All runs that a deployment has had or will have."""
+    async with get_client() as client:
+        deployment = await client.read_deployment_by_name(name)
+        return await client.read_flow_runs(
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id]))
+        )
+
+
+async def runs_by(creator: str, name: str) -> list[FlowRun]:
+    """Runs of a deployment that a `SCHEDULE` or an `AUTOMATION` has made, and that have begun."""
+    return [run for run in await runs_of(name) if run.start_time and run.created_by and run.created_by.type == creator]
+
+
+async def all_ended(name: str) -> bool:
+    """Whether no run of a deployment is to come or under way."""
+    return all(run.state and run.state.is_final() for run in await runs_of(name))
+
+
+async def switch(name: str, *, on: bool) -> None:
+    """The switch of a deployment's schedule, as a person finds it in the UI."""
+    async with get_client() as client:
+        deployment = await client.read_deployment_by_name(name)
+        [schedule] = deployment.schedules
+        await client.update_deployment_schedule(deployment.id, schedule.id, active=on)
+
+
+async def is_on(name: str) -> bool:
+    async with get_client() as client:
+        [schedule] = (await client.read_deployment_by_name(name)).schedules
+    return schedule.active
+
+
+def spec_as_json(site: Site, version: str) -> Any:
+    return json.loads(site.spec(version, "good").model_dump_json())
+
+
+async def rows_of(key: str, column: str = "Status") -> set[tuple[str, str]]:
+    """Deployments in a table artifact, and what it says of them."""
+    table = await Artifact.aget(key)
+    assert table is not None
+    return {(row["Deployment"], row[column]) for row in json.loads(str(table.data))}
