@@ -49,9 +49,12 @@ def taken(record: RolloutRecord) -> RolloutRecord:
 
 
 async def check(record: RolloutRecord) -> None:
-    """Raise StaleEpoch if somebody else drives the endpoint's rollout by now."""
+    """Raise StaleEpoch if somebody else drives the endpoint's rollout by now.
+
+    What a driver saves in the very moment in which it is replaced has an epoch that is behind, and replaces nobody.
+    """
     saved = await _journal.load(record.endpoint)
-    if saved is not None and saved.driver != record.driver:
+    if saved is not None and saved.driver != record.driver and saved.epoch >= record.epoch:
         raise StaleEpoch(f"{record.endpoint} was taken over: another run drives its rollout now")
 
 

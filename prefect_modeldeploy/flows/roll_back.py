@@ -1,6 +1,9 @@
 """Roll-back: the former version serves again, now. It wins over a rollout in flight."""
 
+from datetime import datetime
+
 from prefect import flow
+from prefect.runtime import flow_run
 
 from prefect_modeldeploy.deployments import DeploymentId
 from prefect_modeldeploy.errors import InvalidInput
@@ -20,7 +23,8 @@ async def roll_back(
     """Go back to the former version, or to a named one.
 
     A rollout in flight is fenced off and turned back; so is one that was held undecided. Else the version that
-    served before the last promotion is started again if need be, and takes over once it is ready.
+    served before the last promotion is started again if need be, and takes over once it is ready. A rollout that was
+    turned back since this run was asked for, by the same alarm, is what was wanted.
 
     Args:
         target: What to change: a Deployment Target block, or the name of a saved one.
@@ -47,6 +51,10 @@ async def roll_back(
         return final(await drive(aborted, Effects(target)))
     if current and by_swap(current) is not current:
         last = await drive(by_swap(await take_over(target, current)), Effects(target))
+    if to is None and last and last.outcome == "rolled_back" and last.ended_at:
+        asked: datetime = flow_run.scheduled_start_time
+        if last.ended_at >= asked:
+            return final(last)
     former = to or (last.stable if last and last.outcome == "promoted" else None)
     if former is None:
         raise InvalidInput("to", to, f"no record of what {target.endpoint} served before; name the deployment")

@@ -29,12 +29,12 @@ async def emit(event: str, site: Site, **payload: Any) -> None:
         await client.emit(Event(event=event, resource=resource, payload=payload))
 
 
-async def has_ended(name: str) -> bool:
-    return bool(await runs_by("AUTOMATION", name)) and await all_ended(name)
+async def have_ended(name: str, times: int) -> bool:
+    return len(await runs_by("AUTOMATION", name)) == times and await all_ended(name)
 
 
 async def test_events_start_a_canary_and_bring_the_traffic_back(site: Site) -> None:
-    """A model is registered; then a drift alert comes while its canary has some of the traffic."""
+    """A model is registered, twice: the first canary is ended by a drift alert, the second by an abort."""
     await promote_to_production(site.target, site.spec("1", "good"))
     before = await site.arms()
 
@@ -44,16 +44,17 @@ async def test_events_start_a_canary_and_bring_the_traffic_back(site: Site) -> N
     async def canary_has_traffic() -> bool:
         return (await site.arms()).get("canary", ("", 0.0))[1] > 0
 
-    await execute(registered, candidate=spec_as_json(site, "2"))
-    await eventually(canary_has_traffic, 120, every=0.5)
-    await emit("modeldeploy.drift.alert", site, reason="the prices have moved")
-    for name in (BACK, CANARY):
-        await eventually(lambda name=name: has_ended(name), 120, every=0.5)
-    assert await site.arms() == before
-    [back], [canary] = [await runs_by("AUTOMATION", name) for name in (BACK, CANARY)]
-    assert back.state_name == "RolledBack"
-    assert canary.state is not None
-    assert canary.state_name == "RolledBack" or "was taken over" in str(canary.state.message)
+    for times, alarm in enumerate(("modeldeploy.drift.alert", "modeldeploy.rollout.abort"), start=1):
+        await execute(registered, candidate=spec_as_json(site, "2"))
+        await eventually(canary_has_traffic, 120, every=0.5)
+        await emit(alarm, site, reason="the prices have moved")
+        for name in (BACK, CANARY):
+            await eventually(lambda name=name, times=times: have_ended(name, times), 120, every=0.5)
+        assert await site.arms() == before
+    assert {run.state_name for run in await runs_by("AUTOMATION", BACK)} == {"RolledBack"}
+    for run in await runs_by("AUTOMATION", CANARY):
+        assert run.state is not None
+        assert run.state.name == "RolledBack" or "was taken over" in str(run.state.message)
 
 
 WRONG = [

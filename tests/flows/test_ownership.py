@@ -13,12 +13,14 @@ import pytest
 from prefect.settings import get_current_settings
 
 from prefect_modeldeploy import canary_rollout, orders, reconcile_rollouts
-from prefect_modeldeploy.errors import RolloutInProgress
+from prefect_modeldeploy.errors import RolloutInProgress, StaleEpoch
+from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.rollout import Phase, RolloutRecord
 from prefect_modeldeploy.tasks import _journal
 from tests.chaos.accidents import Case
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site
+from tests.rollout.test_machine import record
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(300)]
 
@@ -72,6 +74,17 @@ async def test_a_plan_can_say_that_a_lost_rollout_is_rolled_back(site: Site, tmp
     assert (record.outcome, record.decided_by) == ("rolled_back", "reconcile")
     assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
     assert await reconcile_rollouts([site.target]) == []
+
+
+async def test_what_a_driver_saves_in_the_moment_of_its_replacement_replaces_nobody() -> None:
+    old = _ownership.taken(record(phase=Phase.SHIFTED, endpoint="saved-late", epoch=1))
+    new = _ownership.taken(old.model_copy(update={"epoch": 2}))
+    await _journal.save(new)
+    await _journal.save(old)
+    await _ownership.check(new)
+    await _journal.save(new)
+    with pytest.raises(StaleEpoch):
+        await _ownership.check(old)
 
 
 def start(site: Site, directory: Path, point: str, how: str, **plan: object) -> "subprocess.Popen[str]":
