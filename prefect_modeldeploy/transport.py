@@ -14,6 +14,7 @@ A create whose effect is unknown is looked up before it is sent again: `create_o
 """
 
 import logging
+import os
 import random
 import ssl
 import time
@@ -112,10 +113,14 @@ def retry_after(response: httpx.Response) -> float | None:
     return max(0.0, (when - datetime.now(when.tzinfo or UTC)).total_seconds())
 
 
-@cache
 def trusted() -> ssl.SSLContext:
     """The authorities that Python trusts, read once for all clients: that takes longer than a request."""
-    return httpx.create_ssl_context()
+    return _trusted(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+
+
+@cache
+def _trusted(file: str | None, directory: str | None) -> ssl.SSLContext:
+    return httpx.create_ssl_context()  # it looks at these variables itself
 
 
 class Transport:

@@ -66,7 +66,7 @@ def pair(
         "retry_delay_seconds": [retry_delay_seconds * 2**i for i in range(retries)],
         "retry_jitter_factor": 0.5,
         "retry_condition_fn": worth_retrying,
+        # No tags: Prefect would ask its server for a slot of each, and a way back must not wait for that.
         "cache_policy": NO_CACHE,
-        "tags": {"modeldeploy"},
     }
     return task(**options)(blocking), task(**options)(core)

@@ -32,6 +32,21 @@ SAMPLE = (
 )
 
 
+BOUNDED = (
+    ("canary", "shift:after", "kill"),
+    ("native scale", "hand_over:after", "kill"),
+    ("evening local", "let go:after", "kill"),
+)
+"""What every run of the tests tries."""
+
+
+@pytest.mark.timeout(180)
+async def test_a_process_that_is_killed_leaves_nothing_undone(tmp_path: Path, prefect_server: None) -> None:
+    trials = await try_points(tmp_path, BOUNDED)
+    assert show(trials)
+    assert len(trials) == len(BOUNDED)
+
+
 @pytest.mark.chaos
 async def test_whatever_dies_the_end_is_one_that_the_plan_allows(tmp_path: Path, prefect_server: None) -> None:
     trials = await try_points(tmp_path, SAMPLE)
@@ -40,4 +55,4 @@ async def test_whatever_dies_the_end_is_one_that_the_plan_allows(tmp_path: Path,
 
 
 def test_the_sample_is_of_points_that_exist() -> None:
-    assert set(SAMPLE) <= {(story, *point) for story in STORIES for point in points(story)}
+    assert {*SAMPLE, *BOUNDED} <= {(story, *point) for story in STORIES for point in points(story)}

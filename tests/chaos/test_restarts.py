@@ -13,12 +13,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from prefect_modeldeploy import DeploymentSpec, DeploymentTarget, canary_rollout, promote_to_production
 from prefect_modeldeploy.local.autostart import stop_node
 from prefect_modeldeploy.target import client_of
 from tests import prefect_server as servers
+from tests.chaos.accidents import Case
 from tests.chaos.stories import local_site
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK
@@ -63,26 +63,31 @@ async def a_server(home: Path) -> AsyncIterator[Server]:
     server = Server(home)
     await asyncio.to_thread(server.start)
     try:
-        with temporary_settings({PREFECT_API_URL: server.url}):
-            yield server
+        yield server
     finally:
         server.kill()
 
 
 async def test_prefects_server_is_killed_and_comes_back(tmp_path: Path) -> None:
-    home = tmp_path / "node"
+    home, never = tmp_path / "node", tmp_path / "struck"
+    never.touch()  # the accident of this process has been: nothing else befalls it
     plan = QUICK.model_copy(update={"step_seconds": 4.0})
     async with a_server(tmp_path / "prefect") as server, local_site(home, 1) as site:
+        arguments = {"target": site.target, "candidate": site.spec("2"), "plan": plan}
+        case = Case(canary_rollout, arguments, site.target, "end:saved", "kill", never).write(tmp_path / "case")
         async with await site.load(rate=100) as answers:
             await site.history(answers, 100)
-            running = asyncio.create_task(canary_rollout(site.target, site.spec("2"), plan))
-            await eventually(lambda: answers.by_arm["canary"] > 20)
+            # A process of its own: what Prefect keeps in one for good belongs to the server that it met first.
+            running = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "tests.chaos.victim", str(case)),
+                env={**os.environ, "PREFECT_API_URL": server.url},
+            )
+            await eventually(lambda: answers.by_arm["canary"] > 20, seconds=120)
             server.kill()
             seen = answers.by_arm["canary"]
             await eventually(lambda: answers.by_arm["canary"] > seen + 100)  # its share stays while nobody is there
             await asyncio.to_thread(server.start)
-            record = await running
-        assert record.outcome == "promoted", record.reason
+            assert await running.wait() == 0
         assert await site.arms() == {"stable": (f"{site.target.model}-2", 100.0)}
         assert not [failure for failure in answers.failures if failure != "status 500"]
     await stop_node(home)
