@@ -9,7 +9,14 @@ import anyio
 import httpx
 from prefect.exceptions import PrefectHTTPStatusError, TerminationSignal
 
-from prefect_modeldeploy.errors import ProviderUnavailable, RateLimited, RolloutError, StaleEpoch
+from prefect_modeldeploy.errors import (
+    InvalidInput,
+    ProviderUnavailable,
+    RateLimited,
+    RolloutError,
+    StaleEpoch,
+    UnsupportedOperation,
+)
 from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.flows._signals import Signals
@@ -74,8 +81,7 @@ async def _step(record: RolloutRecord, effect: Effect, effects: Effects, signals
     except StaleEpoch:
         raise
     except Exception as error:
-        # A promotion that fails leaves the canary, which is proven and serves: no way back to what may be broken.
-        stays = record.phase in _ON_THE_WAY_BACK or (effect is Effect.PROMOTE and record.mode == "swap")
+        stays = record.phase in _ON_THE_WAY_BACK or _promoted_in_part(record, effect, error)
         if stays or (after := abort(record, _reason(error), decided_by="error")) is record:
             raise RolloutError(
                 f"{record.endpoint}: {effect} failed ({_reason(error)}); the record stays open at {record.phase}, "
@@ -83,6 +89,15 @@ async def _step(record: RolloutRecord, effect: Effect, effects: Effects, signals
             ) from error
         effects.logger.error("%s: %s failed, rolling back: %s", record.endpoint, effect, _reason(error))
     return await _save(after, effects, effect)
+
+
+def _promoted_in_part(record: RolloutRecord, effect: Effect, error: Exception) -> bool:
+    """Whether a promotion failed that leaves the canary, which is proven and serves: no way back to what may be broken.
+
+    A first version that was refused serves nothing.
+    """
+    refused_first = record.stable is None and isinstance(error, InvalidInput | UnsupportedOperation)
+    return effect is Effect.PROMOTE and record.mode == "swap" and not refused_first
 
 
 async def _holding(effect: Effect, record: RolloutRecord, effects: Effects) -> RolloutRecord:

@@ -12,6 +12,9 @@ from prefect_modeldeploy.transport import trusted
 ANSWER_SECONDS = 150.0
 """A request may be held while a model wakes."""
 
+_TRIES = 3
+"""Even a good model fails now and then."""
+
 
 async def _apreflight(target: DeploymentTarget | str) -> None:
     """Send the target's sample to both arms of its endpoint, and compare the shapes of the answers.
@@ -38,9 +41,12 @@ async def _apreflight(target: DeploymentTarget | str) -> None:
 async def _answer(url: str, sample: Any, arm: str) -> Any:
     async with httpx.AsyncClient(timeout=ANSWER_SECONDS, trust_env=False, verify=trusted()) as client:
         try:
-            answer = await client.post(url, json=sample, headers={"X-Modeldeploy-Arm": arm})
-            if answer.is_success:
-                return answer.json()
+            for _ in range(_TRIES):
+                answer = await client.post(url, json=sample, headers={"X-Modeldeploy-Arm": arm})
+                if answer.is_success:
+                    return answer.json()
+                if not answer.is_server_error:
+                    break
         except (httpx.TransportError, ValueError) as error:
             raise RolloutError(
                 f"preflight: {arm} did not answer the sample: {error or type(error).__name__}"
