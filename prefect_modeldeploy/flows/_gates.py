@@ -8,6 +8,8 @@ import math
 from collections.abc import Awaitable
 from datetime import UTC, datetime
 
+import httpx
+
 from prefect_modeldeploy.errors import RolloutsFrozen
 from prefect_modeldeploy.flows._webhooks import GateClosed, When, opens, token_of, until_open
 from prefect_modeldeploy.freeze import FreezeCalendar
@@ -58,7 +60,7 @@ def _moves_forward(effect: Effect, record: RolloutRecord) -> bool:
 
 
 async def _thawed(record: RolloutRecord, target: DeploymentTarget) -> RolloutRecord:
-    if target.freeze is None or (until := _frozen_until(target.freeze)) is None:
+    if target.freeze is None or (until := _frozen_until(await _as_saved(target.freeze))) is None:
         return record
     target.credentials.logger.warning("%s is held: frozen until %s", record.endpoint, f"{until:%Y-%m-%d %H:%M} UTC")
     return await watched(record, target, _until_thawed(target.freeze))
@@ -78,10 +80,17 @@ async def _let_through(effect: Effect, record: RolloutRecord, target: Deployment
 
 
 async def _until_thawed(calendar: FreezeCalendar) -> None:
-    name = calendar._block_document_name
-    while (until := _frozen_until(calendar)) is not None:
+    while (until := _frozen_until(await _as_saved(calendar))) is not None:  # noqa: ASYNC110 others change it
         await asyncio.sleep(min(_LOOK_SECONDS, (until - datetime.now(UTC)).total_seconds()))
-        calendar = await FreezeCalendar.aload(name) if name else calendar
+
+
+async def _as_saved(calendar: FreezeCalendar) -> FreezeCalendar:
+    """The calendar as it is now, if that can be known: it may have been changed since the rollout began."""
+    name = calendar._block_document_name
+    try:
+        return await FreezeCalendar.aload(name) if name else calendar
+    except (httpx.HTTPError, ValueError):  # Prefect's server is away, or the block is gone
+        return calendar
 
 
 def _frozen_until(calendar: FreezeCalendar) -> datetime | None:

@@ -11,7 +11,7 @@ import os
 import platform
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import anyio
@@ -31,6 +31,9 @@ from prefect_modeldeploy.transport import Logger
 BEAT_SECONDS = 5.0
 SILENT_SECONDS = 20.0
 """A driver that has given no sign for so long is gone."""
+
+_START_TIME = timedelta(minutes=10)
+"""A run that a worker is to start again has so long before others may take its rollout up."""
 
 _driving: set[str] = set()
 """Tokens of the drivers in this process."""
@@ -91,6 +94,8 @@ async def is_lost(record: RolloutRecord) -> bool:
         return waited_in_vain(state)
     if state is not None and state.is_final():
         return True
+    if state is not None and (state.is_scheduled() or state.is_pending()):  # it was answered, or is to be tried again
+        return datetime.now(UTC) - state.timestamp > _START_TIME
     if driver.host == platform.node():
         if driver.pid == os.getpid():
             return driver.token not in _driving

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
 from prefect_modeldeploy import DeploymentTarget, LocalServing
@@ -27,8 +28,11 @@ def prefect_server() -> Iterator[None]:
     brisk = {f"PREFECT_SERVER_SERVICES_SCHEDULER_{name}": value for name, value in settings.items()}
     with started_server("--no-ui", **brisk) as url:
         wait_for(url)
+        # What Prefect sends in the background goes to the server that it met first, unless it begins anew.
+        EventsWorker.drain_all()
         with temporary_settings({PREFECT_API_URL: url}):
             yield
+        EventsWorker.drain_all()
 
 
 @pytest_asyncio.fixture(scope="package")

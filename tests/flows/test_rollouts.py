@@ -123,7 +123,9 @@ async def test_harm_during_the_bake_brings_the_former_version_back(site: Site) -
     async with await site.load() as answers:
         await site.history(answers)
         record = await promote_to_production(site.target, site.spec("2", "broken"), bake_seconds=30)
-    assert (record.outcome, record.decided_by) == ("rolled_back", "failures")
+    # On a busy machine its latency may give it away before its failures do: the careful plan judges both.
+    assert record.outcome == "rolled_back"
+    assert record.decided_by in ("failures", "latency")
     assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
 
 

@@ -52,6 +52,17 @@ async def nothing_is_left(site: Site) -> bool:
     return True
 
 
+async def test_once_it_is_answered_it_is_its_own_worker_that_takes_it_up(site: Site, tmp_path: Path) -> None:
+    async with serving(tmp_path):
+        run = await suspended(site)
+    await orders.answer(site.target.endpoint, "promote")  # nobody is there to start it again
+    assert await reconcile_rollouts([site.target]) == []
+    async with get_client() as client:
+        state = (await client.read_flow_run(run)).state
+        assert state is not None
+        assert state.is_scheduled()
+
+
 async def test_an_abort_and_a_cancellation_reach_it(site: Site, tmp_path: Path) -> None:
     async with serving(tmp_path):
         await suspended(site)
