@@ -32,7 +32,7 @@ WHENS = ("before", "after", "saved")
 CALLS = {
     "remember": (Notes, ("put",)),
     "let go": ("client", ("scale_to_zero", "stop")),
-    "restore": ("client", ("scale",)),
+    "put back": ("client", ("scale",)),
     "wake": ("client", ("wake", "start")),
     "forget": (Notes, ("drop",)),
 }

@@ -299,7 +299,7 @@ STORIES = {
         f"{when} {provider}": Story(places, partial(_night, provider, flow))
         for when, flow, places in (
             ("evening", scale_to_zero, ("remember", "let go")),
-            ("morning", wake_up, ("restore", "wake", "forget")),
+            ("morning", wake_up, ("put back", "wake", "forget")),
         )
         for provider in ("local", *MAKERS)
     },

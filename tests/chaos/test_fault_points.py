@@ -23,7 +23,7 @@ SAMPLE = (
     ("way back", "promote:after", "kill"),
     ("asked", "ask:after", "kill"),
     ("evening local", "let go:after", "kill"),
-    ("morning scale", "restore:after", "kill"),
+    ("morning scale", "put back:after", "kill"),
     ("native baseten", "promote:after", "kill"),
     ("native way back scale", "hand_over:after", "kill"),
     ("native scale", "hand_over:after", "lost answer"),
