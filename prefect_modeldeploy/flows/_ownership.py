@@ -18,6 +18,7 @@ import anyio
 import psutil
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
+from prefect.client.utilities import get_or_create_client
 from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.runtime import flow_run
@@ -157,11 +158,11 @@ async def _state_of(driver: Driver) -> State | None:
     """The state of the driver's flow run; None if there is no such run."""
     if driver.flow_run is None:
         return None
-    async with get_client() as client:
-        try:
-            return (await client.read_flow_run(UUID(driver.flow_run))).state
-        except ObjectNotFound:
-            return None
+    client, _ = get_or_create_client()  # that of the flow run that asks: to make one takes longer than a request
+    try:
+        return (await client.read_flow_run(UUID(driver.flow_run))).state
+    except ObjectNotFound:
+        return None
 
 
 async def _beat(endpoint: str) -> object:

@@ -29,6 +29,9 @@ _CLOCKS_DIFFER = timedelta(seconds=5)
 
 _LOOK_SECONDS = 0.5
 
+_CANCELLED_SECONDS = 3.0
+"""A look is a request to Prefect's server; traffic has to be back within 5 s of a cancellation."""
+
 _NOT_ILL = frozenset({DeploymentStatus.SCALED_TO_ZERO, DeploymentStatus.UNKNOWN})
 
 
@@ -72,6 +75,7 @@ class Signals:
         watchers: list[Coroutine[Any, Any, None]] = [
             _ownership.keep_beating(record, signals._logger),
             signals._button(),
+            signals._cancellation(),
             signals._events(),
             signals._health(),
         ]
@@ -86,6 +90,19 @@ class Signals:
     async def _button(self) -> None:
         why = await _red_button.until_pressed(self._logger)
         await self._found.put(Signal("abort", f"all rollouts were halted: {why}", "red button"))
+
+    async def _cancellation(self) -> None:
+        """Prefect makes an exception of SIGTERM in whatever the process does just then, where it may be lost."""
+        while not await self._is_cancelled():  # noqa: ASYNC110 it happens in another process
+            await asyncio.sleep(_CANCELLED_SECONDS)
+        await self._found.put(Signal("abort", "the flow run was cancelled", "cancellation"))
+
+    async def _is_cancelled(self) -> bool:
+        try:
+            return await _ownership.cancelled(self.record)
+        except Exception as error:  # whatever it is, it must not turn a rollout back
+            self._logger.warning("Prefect's server cannot be asked for the flow run: %s", error)
+            return False
 
     async def _events(self) -> None:
         """Orders that come as events `modeldeploy.rollout.<order>` about this endpoint."""
