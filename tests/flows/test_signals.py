@@ -3,9 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from uuid import UUID
 
 import pytest
+from prefect.client.orchestration import get_client
 from prefect.events.clients import get_events_client
+from prefect.states import Cancelling
 
 from prefect_modeldeploy import Approval, RolloutRecord, canary_rollout, orders, promote_to_production
 from prefect_modeldeploy.errors import InvalidInput, RolloutError
@@ -41,6 +44,22 @@ async def test_an_event_aborts_it(site: Site) -> None:
     assert (record.outcome, record.decided_by) == ("rolled_back", "event")
     assert "drift in production" in record.reason
     assert next_one.outcome == "promoted", next_one.reason
+    assert set(answers.failures) <= {"status 500"}
+
+
+async def test_a_cancellation_that_no_runner_passes_on_is_heard_all_the_same(site: Site) -> None:
+    """The flow run of a plain script; or SIGTERM, where the exception that Prefect makes of it is lost."""
+    async with under_way(site) as (running, answers):
+        record = await _journal.load(site.target.endpoint)
+        assert record is not None
+        assert record.driver is not None
+        async with get_client() as client:
+            await client.set_flow_run_state(UUID(record.driver.flow_run), Cancelling())
+        await asyncio.wait({running}, timeout=60)
+    after = await _journal.load(site.target.endpoint)
+    assert after is not None
+    assert (after.phase, after.outcome, after.decided_by) == (Phase.ENDED, "rolled_back", "cancellation")
+    assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
     assert set(answers.failures) <= {"status 500"}
 
 
