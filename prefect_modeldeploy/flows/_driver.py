@@ -54,13 +54,14 @@ async def drive(record: RolloutRecord, effects: Effects) -> RolloutRecord:
     async with Signals.watched(effects.target, record) as signals:
         try:
             return await _run(record, effects, signals)
-        except (asyncio.CancelledError, TerminationSignal):  # SIGTERM is either, by where it finds this process
+        except Exception:
+            await _let_go(signals.record, effects.logger)
+            raise
+        # SIGTERM is one of these, by where it finds this process: in the middle of a task group it is a group.
+        except (asyncio.CancelledError, TerminationSignal, BaseExceptionGroup):
             with anyio.CancelScope(shield=True), anyio.move_on_after(TURN_BACK_SECONDS):
                 back = abort(signals.record, "the flow run was cancelled", decided_by="cancellation")
                 await _run(back, effects, signals)
-            raise
-        except Exception:
-            await _let_go(signals.record, effects.logger)
             raise
 
 

@@ -147,10 +147,10 @@ class Signals:
     async def _safely(self, watcher: Coroutine[Any, Any, None]) -> None:
         try:
             await watcher
-        except TerminationSignal:  # Prefect raises it in whatever the process does just then
-            await self._found.put(Signal("abort", "the process was told to end", "cancellation"))
         except Exception:
             self._logger.exception("%s: a watcher of its rollout failed; the rollout goes on", self.record.endpoint)
+        except (TerminationSignal, BaseExceptionGroup):  # Prefect raises it in whatever the process does just then
+            await self._found.put(Signal("abort", "the process was told to end", "cancellation"))
 
     async def _unwell(self, how: str) -> None:
         await self._found.put(Signal("abort", f"{self.record.canary} {how}", "health check"))
