@@ -60,13 +60,14 @@ def node_start(
     """Start the node, or say where it runs already."""
     from prefect_modeldeploy.local.autostart import ensure_node
     from prefect_modeldeploy.local.node import run
+    from prefect_modeldeploy.local.remote import NOWHERE
 
     if foreground:
         own = str(certificate.absolute()) if certificate else None
         sys.exit(run(home=home, port=port or 0, gateway_port=gateway_port or 0, remote=remote, certificate=own))
     starting = ensure_node(home, port=port, gateway_port=gateway_port, remote=remote, certificate=certificate)
     info = asyncio.run(starting)
-    if remote and info.remote_url != (None if remote == "none" else f"https://{remote}"):
+    if remote and info.remote_url != (None if remote == NOWHERE else f"https://{remote.lower()}"):
         raise NodeError(f"remote={remote!r}: node {info.pid} runs already, without it; stop it first")
     if json:
         _print_json(asdict(info))

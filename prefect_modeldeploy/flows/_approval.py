@@ -1,6 +1,5 @@
 """Asks a person at a gate of a rollout: in the UI, over the REST API, or with `modeldeploy approve`."""
 
-import asyncio
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -58,19 +57,11 @@ async def ask(record: RolloutRecord, gate: str) -> Answer:
 
 async def _paused(record: RolloutRecord, gate: str, seconds: int, key: str) -> ApprovalAnswer | None:
     token = record.driver.token[:8] if record.driver else ""
-    pausing = asyncio.ensure_future(
-        apause_flow_run(_form(record, gate), timeout=seconds, poll_interval=_LOOK_SECONDS, key=f"{key}-{token}")
-    )
-    watching = asyncio.ensure_future(_until_cancelled())
     try:
-        await asyncio.wait({pausing, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not pausing.done():
-            raise asyncio.CancelledError("the flow run was cancelled while it was paused")
-        return pausing.result()
+        return await apause_flow_run(
+            _form(record, gate), timeout=seconds, poll_interval=_LOOK_SECONDS, key=f"{key}-{token}"
+        )
     finally:
-        for task in (pausing, watching):
-            task.cancel()
-        await asyncio.gather(pausing, watching, return_exceptions=True)
         await _running_again()
 
 
@@ -80,16 +71,6 @@ async def _running_again() -> None:
         run = await client.read_flow_run(UUID(str(flow_run.id)))
         if run.state is not None and run.state.is_paused():
             await client.set_flow_run_state(run.id, Running(), force=True)
-
-
-async def _until_cancelled() -> None:
-    """A paused run that is cancelled is never told so by Prefect."""
-    async with get_client() as client:
-        while True:
-            state = (await client.read_flow_run(UUID(str(flow_run.id)))).state
-            if state is not None and (state.is_cancelled() or state.is_cancelling()):
-                return
-            await asyncio.sleep(_LOOK_SECONDS)
 
 
 def _form(record: RolloutRecord, gate: str) -> type[ApprovalAnswer]:

@@ -71,12 +71,12 @@ class Effects:
             return passed
         record, perform = passed, getattr(self, f"_{effect.value}")
         after: RolloutRecord | None = await perform(record)
-        return finish(record, effect, _now()) if after is None else after
+        return finish(record, effect, now()) if after is None else after
 
     async def _claim(self, record: RolloutRecord) -> RolloutRecord:
         claim = await aclaim_endpoint(self._target)
         changes = {"epoch": claim.epoch, "start_cursor": claim.cursor, "cursor": claim.cursor}
-        return finish(record.model_copy(update=changes), Effect.CLAIM, _now())
+        return finish(record.model_copy(update=changes), Effect.CLAIM, now())
 
     async def _deploy(self, record: RolloutRecord) -> RolloutRecord | None:
         if record.spec is None:
@@ -85,7 +85,7 @@ class Effects:
             created = await acreate_deployment(self._target, record.spec)
         except Conflict as error:  # another deployment has the name: on the way back nothing is ours to delete
             return abort(record.model_copy(update={"spec": None}), str(error), decided_by="error")
-        return finish(record.model_copy(update={"canary": created.id}), Effect.DEPLOY, _now())
+        return finish(record.model_copy(update={"canary": created.id}), Effect.DEPLOY, now())
 
     async def _wait_ready(self, record: RolloutRecord) -> None:
         await bring_up(self._target, record.canary, record.plan.ready_timeout_seconds)
@@ -108,12 +108,12 @@ class Effects:
     async def _ask(self, record: RolloutRecord) -> RolloutRecord:
         gate = gate_of(record)
         assert gate is not None, "the machine asks at gates only"
-        return answered(record, await ask(record, gate), _now())
+        return answered(record, await ask(record, gate), now())
 
     async def _approve(self, record: RolloutRecord) -> RolloutRecord | None:
         if not asks_to_promote(record):
             return None
-        return answered(record, await ask(record, "promotion"), _now())
+        return answered(record, await ask(record, "promotion"), now())
 
     async def _fill(self, record: RolloutRecord) -> None:
         if record.stable is not None:
@@ -137,7 +137,7 @@ class Effects:
                 await apredict(self._target, promoted.id, record.plan.smoke_request)
             except ProviderError as error:  # whatever its status: this is the model's answer, not the provider's
                 raise DeploymentFailed(promoted.id, f"it does not answer the smoke request: {error}") from error
-        return finish(record.model_copy(update={"serving": promoted.id}), Effect.HAND_OVER, _now())
+        return finish(record.model_copy(update={"serving": promoted.id}), Effect.HAND_OVER, now())
 
     async def _by_provider(self, record: RolloutRecord) -> Deployment:
         return await apromote_deployment(self._target, record.canary)
@@ -146,11 +146,11 @@ class Effects:
         arms = {"stable": (record.serving or record.canary, 100.0)}
         await aset_arms(self._target, arms, expected_epoch=record.epoch)
         materialised(record)
-        return finish(record, Effect.PROMOTE, _now())
+        return finish(record, Effect.PROMOTE, now())
 
     async def _retire_former(self, record: RolloutRecord) -> None:
         serving = record.serving or record.canary
-        await note_former(record, _now())
+        await note_former(record, now())
         warm = record.plan.former_warm_seconds > 0
         if record.stable is not None and record.stable != serving and not warm:  # the provider may change it in place
             await _retire(self._target, record.stable, record.plan.former)
@@ -207,7 +207,7 @@ class Effects:
         return [d.id for d in found if record.spec.name in (d.id, d.name)]
 
     async def _end(self, record: RolloutRecord) -> RolloutRecord:
-        ended = finish(record, Effect.END, _now())
+        ended = finish(record, Effect.END, now())
         try:
             path = await areport_rollout(self._target, ended)
         except Exception:
@@ -258,5 +258,5 @@ def _arms(record: RolloutRecord, *, canary_weight: float = 0.0) -> dict[str, tup
     return {"stable": (record.stable, round(100.0 - canary_weight, 2)), "canary": (record.canary, canary_weight)}
 
 
-def _now() -> datetime:
+def now() -> datetime:
     return datetime.now(UTC)

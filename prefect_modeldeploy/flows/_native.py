@@ -54,9 +54,10 @@ async def roll_back_natively(target: DeploymentTarget, note: str) -> RolloutReco
 
 
 def promotion_by(target: DeploymentTarget, stable: Deployment | None) -> Literal["swap", "native"]:
-    """A plan's `promote` where no gateway is involved: a provider that can call its promotion off swaps for us.
+    """A plan's `promote` where no gateway is involved, which decides whether there is a hand-over.
 
-    At any other, what it was once asked for is brought to its end.
+    A provider that can call its promotion off needs none (`swap`): there is a way back until it has ended. At any other
+    (`native`), what it was once asked for is brought to its end.
     """
     return "swap" if stable is not None and target.credentials.client_class.rolls_back == "to" else "native"
 

@@ -1,11 +1,10 @@
 """The effects of a promotion, and of a roll-back, where the provider itself moves the traffic."""
 
 import asyncio
-from datetime import UTC, datetime
 
 from prefect_modeldeploy.deployments import Deployment
 from prefect_modeldeploy.errors import ModelDeployError, ProviderError, ProviderUnavailable, RateLimited, WaitTimeout
-from prefect_modeldeploy.flows._effects import Effects, bring_up
+from prefect_modeldeploy.flows._effects import Effects, bring_up, now
 from prefect_modeldeploy.rollout import Effect, Phase, RolloutRecord, abort, finish
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks._assets import materialised
@@ -13,7 +12,7 @@ from prefect_modeldeploy.tasks.deployments import aformer_version, aroll_back_de
 
 
 class NativeEffects(Effects):
-    """As above, where the provider itself moves the traffic: no endpoint of ours is involved.
+    """Where the provider itself moves the traffic, no endpoint of ours is involved.
 
     A provider that can call its promotion off is asked at BAKED, and there is a way back until it has ended. At any
     other, what was once asked for may have happened: that is the hand-over, which goes on until it is known.
@@ -24,7 +23,7 @@ class NativeEffects(Effects):
         self._asked: asyncio.Task[Deployment] | None = None
 
     async def _claim(self, record: RolloutRecord) -> RolloutRecord:
-        return finish(record, Effect.CLAIM, _now())
+        return finish(record, Effect.CLAIM, now())
 
     async def _nothing(self, record: RolloutRecord) -> None:
         """Ours to do only behind a router of ours."""
@@ -46,13 +45,13 @@ class NativeEffects(Effects):
 
     async def _served(self, record: RolloutRecord, promoted: Deployment) -> RolloutRecord:
         await bring_up(self._target, promoted.id, record.plan.ready_timeout_seconds)
-        return finish(record.model_copy(update={"serving": promoted.id}), Effect.HAND_OVER, _now())
+        return finish(record.model_copy(update={"serving": promoted.id}), Effect.HAND_OVER, now())
 
     async def _promote(self, record: RolloutRecord) -> RolloutRecord:
         if record.phase is Phase.BAKED:
             record = await self._served(record, await self._by_provider(record))
         materialised(record)
-        return finish(record, Effect.PROMOTE, _now())
+        return finish(record, Effect.PROMOTE, now())
 
     async def _restore(self, record: RolloutRecord) -> None:
         if record.stable is not None and self._target.credentials.client_class.rolls_back == "to":
@@ -63,7 +62,7 @@ class NativeSettled(NativeEffects):
     """What the provider may have promoted is made sure of, but not waited for: it is rolled back next."""
 
     async def _served(self, record: RolloutRecord, promoted: Deployment) -> RolloutRecord:
-        return finish(record.model_copy(update={"serving": promoted.id}), Effect.HAND_OVER, _now())
+        return finish(record.model_copy(update={"serving": promoted.id}), Effect.HAND_OVER, now())
 
 
 class NativeReturn(NativeEffects):
@@ -72,7 +71,7 @@ class NativeReturn(NativeEffects):
     async def _claim(self, record: RolloutRecord) -> RolloutRecord:
         # Written down before anything changes: a way back that is gone twice, after a crash, could lead too far.
         goal = await aformer_version(self._target, record.canary)
-        return finish(record.model_copy(update={"goal": goal}), Effect.CLAIM, _now())
+        return finish(record.model_copy(update={"goal": goal}), Effect.CLAIM, now())
 
     async def _wait_ready(self, record: RolloutRecord) -> None:
         """The provider brings the former version up itself."""
@@ -86,7 +85,3 @@ def _may_have_happened(error: ModelDeployError) -> bool:
     if isinstance(error, ProviderError):
         return error.effect_unknown or isinstance(error, ProviderUnavailable | RateLimited)
     return isinstance(error, WaitTimeout)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

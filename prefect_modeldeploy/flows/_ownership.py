@@ -80,8 +80,8 @@ async def keep_beating(record: RolloutRecord, logger: Logger) -> None:
 async def is_lost(record: RolloutRecord) -> bool:
     """Whether nobody drives an open rollout any more.
 
-    A final flow run or a process of this machine that is gone are known at once; else a sign of life is waited for,
-    20 s at most.
+    A final flow run or a process of this machine that is gone are known at once; a run that a worker is to start again
+    has ten minutes; else a sign of life is waited for, 20 s at most.
     """
     driver = record.driver
     if record.phase is Phase.ENDED:
@@ -143,7 +143,7 @@ async def unanswered(record: RolloutRecord) -> bool:
 
 
 async def cancelled(record: RolloutRecord) -> bool:
-    """Whether somebody cancelled the flow run that drives it, or was to."""
+    """Whether somebody has cancelled the flow run that drives the rollout."""
     state = await _state_of(record.driver) if record.driver else None
     return state is not None and (state.is_cancelled() or state.is_cancelling())
 

@@ -92,7 +92,7 @@ class Signals:
         await self._found.put(Signal("abort", f"all rollouts were halted: {why}", "red button"))
 
     async def _cancellation(self) -> None:
-        """Prefect makes an exception of SIGTERM in whatever the process does just then, where it may be lost."""
+        """A paused run is not told by Prefect; of SIGTERM it makes an exception, wherever the process is just then."""
         while not await self._is_cancelled():  # noqa: ASYNC110 it happens in another process
             await asyncio.sleep(_CANCELLED_SECONDS)
         await self._found.put(Signal("abort", "the flow run was cancelled", "cancellation"))

@@ -29,6 +29,9 @@ from tests.flows.conftest import QUICK, Site
 from tests.traffic.load import Answers
 
 PLAN = QUICK.model_copy(update={"steps": (50,), "step_seconds": 1200.0, "deadline_seconds": 3600.0})
+QUIET_SECONDS = 1.0
+"""A canary without a request for so long has no traffic any more."""
+PATIENCE_SECONDS = 60.0
 SERVE = (
     "from prefect_modeldeploy import canary_rollout\nif __name__ == '__main__':\n    canary_rollout.serve('abort')\n"
 )
@@ -58,9 +61,11 @@ async def one(answers: Answers, running: "asyncio.Future[object]", signalled: Si
         await asyncio.sleep(0.02)
     since = await signalled(running)
     count, last = answers.by_arm["canary"], since
-    while not running.done():
+    while not running.done() or time.monotonic() - last < QUIET_SECONDS:
         if answers.by_arm["canary"] != count:
             count, last = answers.by_arm["canary"], time.monotonic()
+        if time.monotonic() - since > PATIENCE_SECONDS:
+            raise SystemExit(f"the canary still has requests, or its rollout goes on: {running}")
         await asyncio.sleep(0.005)
     await asyncio.gather(running, return_exceptions=True)
     return last - since
@@ -90,11 +95,13 @@ async def by_health(running: "asyncio.Future[object]") -> float:
     try:
         async with LocalServing(home=HOME[0]).get_client() as client:
             await client.stop("m-2")
-            since = await said
+            await asyncio.wait({said, running}, return_when=asyncio.FIRST_COMPLETED)
+            if not said.done():
+                raise SystemExit(f"the rollout ended before its health check said so: {running}")
             await client.start("m-2")
     finally:
         Signals._unwell = original  # type: ignore[method-assign]
-    return since
+    return said.result()
 
 
 HOME: list[Path] = []

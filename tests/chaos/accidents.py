@@ -16,6 +16,7 @@ from uuid import UUID
 
 import cloudpickle
 from prefect.client.orchestration import get_client
+from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 from prefect.states import Cancelling
 
@@ -73,6 +74,8 @@ async def strike(case: Case) -> None:
             os.kill(os.getpid(), signal.SIGSTOP)
         case "sigterm":
             os.kill(os.getpid(), signal.SIGTERM)
+        case "sigterm in a group":  # Prefect's exception, where it strikes while a task group runs
+            raise BaseExceptionGroup("unhandled errors", [TerminationSignal(signal.SIGTERM)])
         case "ui cancel":
             async with get_client() as client:
                 await client.set_flow_run_state(UUID(str(flow_run.id)), Cancelling())

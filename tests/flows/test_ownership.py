@@ -76,6 +76,21 @@ async def test_a_plan_can_say_that_a_lost_rollout_is_rolled_back(site: Site, tmp
     assert await reconcile_rollouts([site.target]) == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["sigterm", "sigterm in a group"])
+async def test_sigterm_turns_back_wherever_it_strikes(how: str, site: Site, tmp_path: Path) -> None:
+    async with await site.load() as answers:
+        await site.history(answers)
+        struck = start(site, tmp_path, "shift:after", how)
+        said, _ = await asyncio.to_thread(struck.communicate, timeout=120)
+        assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}, said
+    assert struck.returncode != 0
+    after = await _journal.load(site.target.endpoint)
+    assert after is not None
+    assert (after.phase, after.outcome, after.decided_by) == (Phase.ENDED, "rolled_back", "cancellation")
+    assert set(answers.failures) <= {"status 500"}
+
+
 async def test_what_a_driver_saves_in_the_moment_of_its_replacement_replaces_nobody() -> None:
     old = _ownership.taken(record(phase=Phase.SHIFTED, endpoint="saved-late", epoch=1))
     new = _ownership.taken(old.model_copy(update={"epoch": 2}))

@@ -209,6 +209,22 @@ async def test_the_button_works_while_a_person_is_waited_for(site: Site) -> None
     assert (record.outcome, record.decided_by) == ("rolled_back", "event")
 
 
+async def test_a_cancellation_is_heard_while_a_person_is_waited_for(site: Site) -> None:
+    approval = Approval(before=("promotion",), timeout_seconds=120)
+    running = asyncio.ensure_future(promote_to_production(site.target, site.spec("2"), approval=approval))
+    await eventually(lambda: _waits(site), seconds=60)
+    record = await _journal.load(site.target.endpoint)
+    assert record is not None
+    assert record.driver is not None
+    async with get_client() as client:
+        await client.set_flow_run_state(UUID(record.driver.flow_run), Cancelling())
+    await asyncio.wait({running}, timeout=60)
+    after = await _journal.load(site.target.endpoint)
+    assert after is not None
+    assert (after.phase, after.outcome, after.decided_by) == (Phase.ENDED, "rolled_back", "cancellation")
+    assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
+
+
 async def test_silence_can_mean_yes_and_the_run_ends_well(site: Site) -> None:
     approval = Approval(timeout_seconds=2, on_timeout="promote")
     state = await promote_to_production(site.target, site.spec("2"), approval=approval, return_state=True)
