@@ -6,6 +6,7 @@ import anyio
 import httpx
 from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 from prefect.client.utilities import get_or_create_client
+from prefect.exceptions import ObjectAlreadyExists
 
 _IMPATIENCE_SECONDS = (0.3, 0.6, 1.2)
 """A server on SQLite declines now and then, when something else is just written; Prefect's client asks again after 2 s,
@@ -23,9 +24,13 @@ async def put(name: str, value: Any) -> None:
 
 async def _put(name: str, value: Any) -> None:
     client, _ = get_or_create_client()
+    update = VariableUpdate(name=name, value=value, tags=["modeldeploy"])
     try:
-        await client.update_variable(VariableUpdate(name=name, value=value, tags=["modeldeploy"]))
+        return await client.update_variable(update)
     except httpx.HTTPStatusError as error:
         if error.response.status_code != httpx.codes.NOT_FOUND:
             raise
+    try:
         await client.create_variable(VariableCreate(name=name, value=value, tags=["modeldeploy"]))
+    except ObjectAlreadyExists:  # by another process in this moment, or by a try of ours whose answer was lost
+        await client.update_variable(update)

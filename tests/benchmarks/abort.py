@@ -65,7 +65,7 @@ async def one(answers: Answers, running: "asyncio.Future[object]", signalled: Si
         if answers.by_arm["canary"] != count:
             count, last = answers.by_arm["canary"], time.monotonic()
         if time.monotonic() - since > PATIENCE_SECONDS:
-            raise SystemExit(f"the canary still has requests, or its rollout goes on: {running}")
+            raise SystemExit(f"the last request on the canary was after {last - since:.2f} s; the rollout: {running}")
         await asyncio.sleep(0.005)
     await asyncio.gather(running, return_exceptions=True)
     return last - since
@@ -114,10 +114,10 @@ async def under_worker(site: Site, answers: Answers, count: int) -> list[float]:
     script.write_text(SERVE)
     name = "bench"
     await site.target.save(name, overwrite=True)
-    server = subprocess.Popen(
-        [sys.executable, str(script)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
-    )
-    took = []
+    said = HOME[0] / "serve.log"
+    with said.open("wb") as output:
+        server = subprocess.Popen([sys.executable, str(script)], env=environment, stdout=output, stderr=output)
+    took: list[float] = []
     try:
         async with get_client() as client:
             deployment = None
@@ -136,6 +136,10 @@ async def under_worker(site: Site, answers: Answers, count: int) -> list[float]:
                     return since
 
                 took.append(await one(answers, running, cancel))
+    except SystemExit:
+        print(said.read_text()[-5000:])
+        show("worker", took)
+        raise
     finally:
         server.terminate()
         server.wait()
@@ -152,6 +156,8 @@ async def _until_final(run_id: UUID) -> object:
 
 
 def show(name: str, took: list[float]) -> None:
+    if not took:
+        return
     ordered = sorted(took)
     p50, p99 = ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]
     print(

@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,7 +126,12 @@ async def serving(home: Path) -> AsyncIterator[None]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(served.__file__),
-        env={**os.environ, "PREFECT_API_URL": str(get_current_settings().api.url), "CHAOS_CASE": str(home / "case")},
+        env={
+            **os.environ,
+            "PREFECT_API_URL": str(get_current_settings().api.url),
+            "PREFECT_RUNNER_POLL_FREQUENCY": "1",  # not 10 s until a run begins
+            "CHAOS_CASE": str(home / "case"),
+        },
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
     )
@@ -191,6 +197,7 @@ def main() -> None:
     parser.add_argument("--story", choices=list(STORIES), action="append", help="default: all")
     parser.add_argument("--how", choices=HOWS, action="append", help="default: all")
     parser.add_argument("--at", help="only points that contain this, such as `shift:` or `:after`", default="")
+    parser.add_argument("--jobs", type=int, default=2, help="so many at once, each with a server and a node of its own")
     asked = parser.parse_args()
     chosen = [
         (story, point, how)
@@ -198,9 +205,15 @@ def main() -> None:
         for point, how in points(story)
         if how in (asked.how or HOWS) and asked.at in point
     ]
+    shares = [chosen[number :: asked.jobs] for number in range(min(asked.jobs, len(chosen)))]
+    with ProcessPoolExecutor(asked.jobs, multiprocessing.get_context("spawn")) as lanes:
+        trials = list(itertools.chain.from_iterable(lanes.map(_lane, shares)))
+    sys.exit(0 if show(trials) and len(trials) == len(chosen) else 1)
+
+
+def _lane(chosen: Sequence[tuple[str, str, str]]) -> list[Trial]:
     with tempfile.TemporaryDirectory() as directory, prefect_test_harness(server_startup_timeout=90):
-        trials = asyncio.run(try_points(Path(directory), chosen))
-    sys.exit(0 if show(trials) else 1)
+        return asyncio.run(try_points(Path(directory), chosen))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from tests.conftest import eventually
 from tests.docker import worker_image
 from tests.flows.conftest import QUICK, Site
 
-pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(900)]
 
 FILES = Path(__file__).parents[2] / "flows" / "docker"
 PREFECT = [sys.executable, "-m", "prefect"]
