@@ -6,7 +6,7 @@ from typing import Literal, cast
 from uuid import uuid4
 
 from prefect.runtime import flow_run
-from prefect.states import Completed
+from prefect.states import Cancelled, Completed
 
 from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentSpec
 from prefect_modeldeploy.errors import (
@@ -80,6 +80,8 @@ def final(record: RolloutRecord) -> RolloutRecord:
     Raises:
         RolloutError: A roll-back could not be done; what served before it serves still.
     """
+    if record.decided_by == "cancellation":  # of a run that is `Cancelling` Prefect takes no other end
+        return cast(RolloutRecord, Cancelled(message=record.reason or None))
     if record.kind == "roll_back" and record.outcome != "promoted":
         raise RolloutError(f"{record.endpoint} was not rolled back, what served serves still: {record.reason}")
     name = (record.outcome or "ended").replace("_", " ").title().replace(" ", "")

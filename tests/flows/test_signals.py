@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.events.clients import get_events_client
+from prefect.exceptions import CancelledRun
 from prefect.states import Cancelling
 
 from prefect_modeldeploy import Approval, RolloutRecord, canary_rollout, orders, promote_to_production
@@ -55,10 +56,15 @@ async def test_a_cancellation_that_no_runner_passes_on_is_heard_all_the_same(sit
         assert record.driver is not None
         async with get_client() as client:
             await client.set_flow_run_state(UUID(record.driver.flow_run), Cancelling())
-        await asyncio.wait({running}, timeout=60)
+        with pytest.raises(CancelledRun):
+            await asyncio.wait_for(running, 60)
+        async with get_client() as client:
+            run = await client.read_flow_run(UUID(record.driver.flow_run))
     after = await _journal.load(site.target.endpoint)
     assert after is not None
     assert (after.phase, after.outcome, after.decided_by) == (Phase.ENDED, "rolled_back", "cancellation")
+    assert run.state is not None
+    assert run.state.is_cancelled(), run.state
     assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
     assert set(answers.failures) <= {"status 500"}
 
@@ -218,7 +224,8 @@ async def test_a_cancellation_is_heard_while_a_person_is_waited_for(site: Site) 
     assert record.driver is not None
     async with get_client() as client:
         await client.set_flow_run_state(UUID(record.driver.flow_run), Cancelling())
-    await asyncio.wait({running}, timeout=60)
+    with pytest.raises(CancelledRun):
+        await asyncio.wait_for(running, 60)
     after = await _journal.load(site.target.endpoint)
     assert after is not None
     assert (after.phase, after.outcome, after.decided_by) == (Phase.ENDED, "rolled_back", "cancellation")
