@@ -207,6 +207,9 @@ def _global(settings: Settings) -> list[str]:
         "  stats socket unix@worker.sock mode 600 level admin expose-fd listeners",
         f"  nbthread {settings.threads}",
         "  noreuseport",  # else a second proxy could share the port unnoticed
+        # So much of a buffer no body fills, for headers that are added. The default of 1 KiB is less than many tokens.
+        "  tune.bufsize 32768",
+        "  tune.maxrewrite 16384",
         "  hard-stop-after 600s",
         *target,
     ]

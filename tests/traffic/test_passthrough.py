@@ -6,8 +6,10 @@ import time
 from collections.abc import AsyncIterator
 
 import httpx
+from pydantic import SecretStr
 
-from tests.traffic.conftest import Models, StartGateway
+from prefect_modeldeploy.traffic.dataplane import DataPlane
+from tests.traffic.conftest import Models, StartGateway, upstream
 from tests.traffic.model_server import MEGABYTE
 
 
@@ -42,6 +44,15 @@ async def test_fifty_megabytes_up_and_down(
         async for piece in stream.aiter_raw():
             down.update(piece)
     assert down.hexdigest() == expected
+
+
+async def test_a_long_token_leaves_room_for_a_large_body(
+    start_gateway: StartGateway, models: Models, client: httpx.AsyncClient
+) -> None:
+    token = {"Authorization": SecretStr(f"Bearer {'t' * 8000}")}
+    gateway = await start_gateway(DataPlane((), (upstream("vendor", models.stable, headers=token),)))
+    answer = await client.post(gateway.url + "/-/vendor/digest", content=b"x" * 200_000)
+    assert (answer.status_code, answer.json()["bytes"]) == (200, 200_000)
 
 
 async def megabytes(count: int) -> AsyncIterator[bytes]:
