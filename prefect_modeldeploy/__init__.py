@@ -1,10 +1,10 @@
 """Change what serves production, safely: model deployments as Prefect blocks, tasks and flows.
 
-Names are imported when they are first used, so that the serving node and the command line start without Prefect.
+Names are imported when they are first used, so that the serving node and the command line start without Prefect, and
+the gateway's adapter with next to nothing.
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from prefect_modeldeploy.sources import PrometheusMetrics as PrometheusMetrics
     from prefect_modeldeploy.target import DeploymentTarget as DeploymentTarget
 
-__version__ = version("prefect-modeldeploy")
+__version__: str
 
 _HOMES = {
     "deployments": (
@@ -94,10 +94,12 @@ __all__ = ["__version__", *_HOME_OF]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("prefect-modeldeploy")
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME_OF})
+    return sorted({*globals(), *__all__})

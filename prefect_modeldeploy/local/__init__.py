@@ -6,6 +6,7 @@
     replicas, launcher   replica processes: their life, and how they start; `processes` and `probe` watch them
     programs             what replicas and zygotes run, under their own interpreter; imports nothing of this package
     arms, tokens, tls    deployments at providers: their credentials, renewed, and their certificates, checked
+    hop                  the process that translates bodies for some of them
     store, home, logs    what is on disk
 
 Nothing here imports Prefect: the node is a small process that starts fast.

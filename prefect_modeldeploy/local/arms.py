@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prefect_modeldeploy.errors import GatewayError, InvalidInput
+from prefect_modeldeploy.local.home import Home
+from prefect_modeldeploy.local.hop import Hop
 from prefect_modeldeploy.local.refusals import Refused
 from prefect_modeldeploy.local.store import Store
 from prefect_modeldeploy.local.tls import probe
 from prefect_modeldeploy.local.tokens import Token, fetch
-from prefect_modeldeploy.traffic.adapter import AdapterHop
-from prefect_modeldeploy.traffic.arm import Envelope, RemoteArm
+from prefect_modeldeploy.traffic.arm import RemoteArm
 from prefect_modeldeploy.traffic.endpoint import Endpoint, Upstream
 
-_HOP_PORT = "adapter_port"
 _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 1.0, 30.0
 _RENEWED_LATELY_SECONDS = 2.0
 """Refusals that come so soon after a renewal may be answers to the former token."""
@@ -46,34 +46,31 @@ class Arms:
 
     Args:
         store: Remembers them.
+        home: The node's directory, for the adapter's hop.
         changed: Called when the proxy must hear of something new.
-        gateway_url: Where the adapter's hop finds the proxy.
     """
 
-    def __init__(self, store: Store, changed: Callable[[], None], gateway_url: Callable[[], str]) -> None:
+    def __init__(self, store: Store, home: Home, changed: Callable[[], None]) -> None:
         self._store, self._changed = store, changed
         self._kept = {arm.id: _Kept(arm, token) for arm, token in store.arms()}
-        self._hop = AdapterHop(self._envelope, gateway_url)
-        self._hop_address = ("127.0.0.1", 0)
+        self._hop = Hop(store, home, changed)
 
     async def start(self) -> None:
-        """Begin to adapt, and to renew tokens. The hop gets the port that a proxy of a former node knows."""
-        port = int(self._store.get(_HOP_PORT) or 0)
-        try:
-            self._hop_address = await self._hop.start(port)
-        except OSError:
-            self._hop_address = await self._hop.start(0)
-        self._store.put(_HOP_PORT, str(self._hop_address[1]))
+        """Begin to adapt, if an arm needs that, and to renew tokens. Raises GatewayError."""
+        self._hop.adopt()
+        self._hop.need(self._any_adapted())
         for kept in self._kept.values():
             self._keep_fresh(kept)
 
     async def stop(self) -> None:
         """Stop adapting and renewing."""
-        tasks = [kept.renewing for kept in self._kept.values() if kept.renewing]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._stop_renewing()
         await self._hop.stop()
+
+    async def let_go(self) -> None:
+        """Stop renewing, and let what adapts go on as it was found: for a node that could not start."""
+        await self._stop_renewing()
+        await self._hop.let_go()
 
     def __contains__(self, arm_id: str) -> bool:
         return arm_id in self._kept
@@ -83,7 +80,8 @@ class Arms:
 
         Raises:
             InvalidInput: The certificate is not trusted, or the token endpoint refuses the client.
-            GatewayError: The vendor, or its token endpoint, cannot be reached. Nothing was changed.
+            GatewayError: The vendor, or its token endpoint, cannot be reached, or the adapter cannot be started.
+                Nothing was changed.
         Refused: (not_ready) It is kept already, and its token cannot be renewed now.
         """
         former = self._kept.get(arm.id)
@@ -96,6 +94,8 @@ class Arms:
         token = await fetch(arm, arm.grant) if arm.grant else None
         if (former := self._kept.get(arm.id)) and former.renewing:
             former.renewing.cancel()
+        if arm.adapter:
+            self._hop.need(True)
         self._store.save_arm(arm, token)
         kept = self._kept[arm.id] = _Kept(arm, token, renewed_at=time.time())
         self._keep_fresh(kept)
@@ -108,6 +108,7 @@ class Arms:
         if kept.renewing:
             kept.renewing.cancel()
         self._store.delete_arm(arm_id)
+        self._hop.need(self._any_adapted())
 
     def keep_only(self, used: Collection[str], among: Collection[str]) -> None:
         """Of these arms forget those that no endpoint uses any more: a credential lives as long as its use."""
@@ -136,7 +137,7 @@ class Arms:
         return tuple(
             upstream
             for kept in self._kept.values()
-            for upstream in kept.arm.upstreams(kept.token.value if kept.token else None, self._hop_address)
+            for upstream in kept.arm.upstreams(kept.token.value if kept.token else None, self._hop.address)
         )
 
     def proxied(self, endpoint: Endpoint) -> Endpoint:
@@ -159,9 +160,14 @@ class Arms:
         if time.time() - kept.renewed_at > _RENEWED_LATELY_SECONDS:
             kept.refused.set()
 
-    def _envelope(self, upstream: str) -> tuple[Envelope, str] | None:
-        arm = next((kept.arm for kept in self._kept.values() if kept.arm.upstream == upstream), None)
-        return (arm.adapter, arm.vendor) if arm and arm.adapter else None
+    def _any_adapted(self) -> bool:
+        return any(kept.arm.adapter for kept in self._kept.values())
+
+    async def _stop_renewing(self) -> None:
+        tasks = [kept.renewing for kept in self._kept.values() if kept.renewing]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _keep_fresh(self, kept: _Kept) -> None:
         if kept.arm.grant is not None:

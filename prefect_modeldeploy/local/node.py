@@ -1,7 +1,7 @@
 """The node process: `python -m prefect_modeldeploy.local.node --home DIR`, in the foreground until SIGTERM.
 
-SIGTERM or Ctrl-C stops the proxy and all replicas; what is wanted is kept and comes back at the next start. When the
-process is killed, the proxy and the replicas go on serving, and the next node adopts them.
+SIGTERM or Ctrl-C stops the proxy, its adapter and all replicas; what is wanted is kept and comes back at the next
+start. When the process is killed, all of these go on serving, and the next node adopts them.
 """
 
 import argparse

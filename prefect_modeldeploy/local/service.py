@@ -27,7 +27,7 @@ class Node:
         self.store = Store(home.database)
         self.zygotes = Zygotes(self.store, replica_environment(), home.directory / "zygote.log")
         self.routing = Routing(home, self.store, gateway_port, self._data_plane, self._wake, self._refused)
-        self.arms = Arms(self.store, self.routing.request_publish, lambda: self.routing.url)
+        self.arms = Arms(self.store, home, self.routing.request_publish)
         ports = Ports(int(self.store.get(_LAST_PORT) or FIRST_PORT), self._remember_port)
         self.supervisor = Supervisor(
             Services(
@@ -45,14 +45,14 @@ class Node:
         """Adopt what a former node left running, then route to it.
 
         Raises:
-            GatewayError: The proxy cannot be started. Replicas, and a proxy that a former node left, go on as they are.
+            GatewayError: The proxy cannot be started. Replicas, and what a former node left, go on as they are.
         """
         self.supervisor.start()
-        await self.arms.start()
         try:
+            await self.arms.start()
             await self.routing.start()
         except BaseException:
-            await self.arms.stop()
+            await self.arms.let_go()
             self.supervisor.let_go()
             await self.routing.stop()
             self.store.close()

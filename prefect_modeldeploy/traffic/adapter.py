@@ -1,30 +1,40 @@
 """The hop that translates bodies between the gateway's wire contract and a vendor that wraps them.
 
-HAProxy changes paths and headers, never bodies. So requests for such an arm come here, with the arm's name in a header;
-their payload is wrapped, sent back through the proxy to the vendor (which keeps TLS, credentials and retries in one
-place), and the answer is unwrapped. Bodies are read whole, so nothing streams. Answers other than 2xx pass as they are,
-but for a vendor's 4xx that means that the model broke: that is 500 here, as everywhere else.
+HAProxy changes paths and headers, never bodies. So requests for such an arm come here, with the arm's envelope and the
+vendor's name in headers; their payload is wrapped, sent back through the proxy to the vendor (which keeps TLS,
+credentials and retries in one place), and the answer is unwrapped. Bodies are read whole, so nothing streams. Answers
+other than 2xx pass as they are, but for a vendor's 4xx that means that the model broke: that is 500 here, as it is
+everywhere else.
 
-Measured: about 600 requests a second on two cores that were busy with other work; without an adapter it was 3,500.
+`python -m prefect_modeldeploy.traffic.adapter FD SOCKET` is a process that does this: it listens on the inherited
+socket FD and reaches the proxy at the Unix socket. It knows nothing between requests, and no secret, so it needs nobody
+to tell it of changes, and outlives the node as the proxy does. It starts when it gets a line on standard input: a node
+that dies before it has written down whom it started leaves nobody behind.
+
+Measured: 0.6 ms of one core a request; about 500 requests a second on two cores that were busy with other work, where
+arms without an adapter had 3,500. It takes 0.1 s to start, and 20 MB: it imports no pydantic.
 """
 
 import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Callable
+import socket
+import sys
+import time
 from typing import Any
-from urllib.parse import urlsplit
 
-from prefect_modeldeploy.traffic.arm import Envelope
+from prefect_modeldeploy.traffic.envelope import Envelope
 
 MAX_BODY_BYTES = 16 << 20
 _HEAD_LIMIT = 64 * 1024
-_UPSTREAM = "x-modeldeploy-upstream"
+_UPSTREAM, _ENVELOPE = "x-modeldeploy-upstream", "x-modeldeploy-envelope"
+_PROXY_SECONDS, _AGAIN_SECONDS = 2.0, 0.05
 
 _log = logging.getLogger(__name__)
 
 Head = tuple[str, dict[str, str]]
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class _Refused(Exception):
@@ -36,56 +46,38 @@ class _Refused(Exception):
 
 
 class AdapterHop:
-    """A server on loopback for requests whose bodies must be translated.
+    """A server for requests whose bodies must be translated.
 
     Args:
-        find: The envelope of an arm, and the name of the vendor behind it in the proxy; None: no such arm.
-        gateway_url: Where the proxy listens.
+        proxy: The proxy's Unix socket, where upstreams are reached by name.
     """
 
-    def __init__(self, find: Callable[[str], tuple[Envelope, str] | None], gateway_url: Callable[[], str]) -> None:
-        self._find, self._gateway_url = find, gateway_url
-        self._server: asyncio.Server | None = None
-        self._serving: set[asyncio.Task[None]] = set()
+    def __init__(self, proxy: str) -> None:
+        self._proxy = proxy
 
-    async def start(self, port: int = 0) -> tuple[str, int]:
-        """Listen; returns the address. Raises OSError when the port is taken."""
-        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", port, limit=_HEAD_LIMIT)
-        address = self._server.sockets[0].getsockname()
-        return str(address[0]), int(address[1])
-
-    async def stop(self) -> None:
-        """Stop listening and drop what is in flight."""
-        if self._server is None:
-            return
-        self._server.close()
-        for task in self._serving:
-            task.cancel()
-        await asyncio.gather(*self._serving, return_exceptions=True)
-        self._server = None
+    async def serve(self, listener: socket.socket) -> None:
+        """Answer on a listening socket, until cancelled."""
+        server = await asyncio.start_server(self._accepted, sock=listener, limit=_HEAD_LIMIT)
+        await server.serve_forever()
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._serving.add(task)
+        """One request a connection: when this process is killed, the proxy has no idle ones that it tries in vain."""
         try:
-            while True:
-                writer.write(await self._answer(*await _read(reader)))
-                await writer.drain()
+            writer.write(await self._answer(*await _read(reader)))
+            await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             _log.debug("the proxy closed a connection")
-        except _Refused as refused:  # what follows on this connection is not known
-            writer.write(_response(refused.status, str(refused), close=True))
+        except _Refused as refused:
+            writer.write(_response(refused.status, str(refused)))
         finally:
-            self._serving.discard(task)
             with contextlib.suppress(ConnectionError):
                 writer.close()
 
     async def _answer(self, head: Head, body: bytes) -> bytes:
-        found = self._find(head[1].get(_UPSTREAM, ""))
-        if found is None:
-            return _response(503, "no such arm; it was taken away")
-        envelope, vendor = found
+        try:
+            vendor, envelope = head[1][_UPSTREAM], Envelope.from_header(head[1][_ENVELOPE])
+        except (KeyError, TypeError, ValueError):
+            return _response(400, "requests come here by way of the gateway only")
         try:
             payload = _decoded(body, 400, "the body of the request")
             status, headers, said = await self._forward(vendor, json.dumps(envelope.wrap(payload)).encode())
@@ -103,16 +95,26 @@ class AdapterHop:
 
     async def _forward(self, vendor: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
         """Send a body to a vendor, by way of the proxy, on a connection of its own: it is on this machine."""
-        parts = urlsplit(self._gateway_url())
-        reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=_HEAD_LIMIT)
+        reader, writer = await self._connect()
         try:
-            lines = [f"POST /-/{vendor}/predict HTTP/1.1", f"Host: {parts.netloc}", "Content-Type: application/json"]
+            lines = [f"POST /-/{vendor}/predict HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
             lines += ["Accept: application/json", f"Content-Length: {len(body)}", "Connection: close", "", ""]
             writer.write("\r\n".join(lines).encode() + body)
             (first, headers), said = await _read(reader, until_end=True)
             return int(first.split(" ", 2)[1]), headers, said
         finally:
             writer.close()
+
+    async def _connect(self) -> Streams:
+        """To the proxy, which may be between two workers."""
+        deadline = time.monotonic() + _PROXY_SECONDS
+        while True:
+            try:
+                return await asyncio.open_unix_connection(self._proxy, limit=_HEAD_LIMIT)
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(_AGAIN_SECONDS)
 
 
 async def _read(reader: asyncio.StreamReader, *, until_end: bool = False) -> tuple[Head, bytes]:
@@ -165,12 +167,22 @@ def _or_none(body: bytes) -> Any:
 _PHRASES = {200: "OK", 400: "Bad Request", 413: "Content Too Large", 502: "Bad Gateway", 503: "Service Unavailable"}
 
 
-def _response(status: int, body: bytes | str, headers: dict[str, str] | None = None, *, close: bool = False) -> bytes:
+def _response(status: int, body: bytes | str, headers: dict[str, str] | None = None) -> bytes:
     if isinstance(body, str):
         body = json.dumps({"error": body}).encode()
     kept = {name: (headers or {}).get(name) for name in ("content-type", "retry-after")}
-    lines = [f"HTTP/1.1 {status} {_PHRASES.get(status, 'Answered')}", f"Content-Length: {len(body)}"]
-    lines += [f"Content-Type: {kept['content-type'] or 'application/json'}"]
+    lines = [f"HTTP/1.1 {status} {_PHRASES.get(status, 'Answered')}", "Connection: close"]
+    lines += [f"Content-Length: {len(body)}", f"Content-Type: {kept['content-type'] or 'application/json'}"]
     lines += [f"Retry-After: {kept['retry-after']}"] if kept["retry-after"] else []
-    lines += ["Connection: close"] if close else []
     return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def main() -> None:
+    """Serve when the node says so, until a signal ends this process."""
+    _, descriptor, proxy = sys.argv
+    if sys.stdin.readline():
+        asyncio.run(AdapterHop(proxy).serve(socket.socket(fileno=int(descriptor))))
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,8 @@
 
 The gateway's own wire contract is the local replicas': JSON to `/predict`, JSON back. A vendor that takes and gives
 just that is *native*: the proxy changes path and headers only. One that wraps bodies needs an *adapter*, an `Envelope`
-that the hop in `adapter.py` puts around the payload and takes off the answer.
+that the hop in `adapter.py` puts around the payload and takes off the answer. The proxy tells the hop with each request
+which envelope and which vendor: what holds for an arm changes there at once, with everything else about it.
 """
 
 import hashlib
@@ -10,13 +11,16 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, StringConstraints, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, field_validator
 
 from prefect_modeldeploy.deployments import Name
 from prefect_modeldeploy.traffic.endpoint import Server, Upstream, check_headers
+from prefect_modeldeploy.traffic.envelope import Envelope
 
 Wire = Literal["native", "adapter"]
 """How a deployment fits the gateway's wire contract. One that does not fit at all has no arm."""
+
+ENVELOPE_BYTES = 8000
 
 
 class _Model(BaseModel):
@@ -30,44 +34,6 @@ class Grant(_Model):
     client_id: str = Field(min_length=1)
     client_secret: SecretStr
     scopes: tuple[str, ...] = ()
-
-
-class Envelope(_Model):
-    """How a vendor wraps bodies: the payload goes into `field`, beside the constants; the answer is at `answer`.
-
-    Foundry: `{"input": payload}` and `answer["output"]`. Fiddler: `{"model_id": ..., "data": [payload]}` and
-    `answer["data"]["predictions"][0]`.
-    """
-
-    field: str = Field(description="Name of the payload in the vendor's body.")
-    constants: Mapping[str, JsonValue] = Field({}, description="The rest of the vendor's body.")
-    answer: tuple[str, ...] = Field(description="Path to the answer in what the vendor sends back.")
-    rows: bool = Field(False, description="The vendor takes and gives lists: a payload that is none travels in one.")
-
-    error_name: str | None = Field(None, description="Field of the vendor's error answers that names the error.")
-    failures: tuple[str, ...] = Field(
-        (), description="Names with which the vendor answers 4xx when the model broke. Clients get 500 instead."
-    )
-
-    def failed(self, said: Any) -> bool:
-        """Whether a 4xx means that the model failed, and not that the request is bad."""
-        return isinstance(said, dict) and self.error_name is not None and said.get(self.error_name) in self.failures
-
-    def wrap(self, payload: Any) -> dict[str, Any]:
-        """The vendor's body."""
-        return {**self.constants, self.field: [payload] if self.rows and not isinstance(payload, list) else payload}
-
-    def unwrap(self, said: Any, payload: Any) -> Any:
-        """The answer to `payload` in what the vendor said. Raises ValueError when it is not there."""
-        for step in self.answer:
-            if not isinstance(said, dict) or step not in said:
-                raise ValueError(f"the deployment's answer has no {'.'.join(self.answer)}")
-            said = said[step]
-        if not self.rows or isinstance(payload, list):
-            return said
-        if not isinstance(said, list) or len(said) != 1:
-            raise ValueError(f"{'.'.join(self.answer)} of the deployment's answer is not a list of one")
-        return said[0]
 
 
 class RemoteArm(_Model):
@@ -97,6 +63,13 @@ class RemoteArm(_Model):
     adapter: Envelope | None = Field(None, description="How the vendor wraps bodies. None: it does not.")
 
     _plain = field_validator("headers")(check_headers)
+
+    @field_validator("adapter")
+    @classmethod
+    def _short(cls, adapter: Envelope | None) -> Envelope | None:
+        if adapter and len(adapter.to_header()) > ENVELOPE_BYTES:
+            raise ValueError(f"an envelope is at most {ENVELOPE_BYTES} bytes as JSON: it travels with every request")
+        return adapter
 
     @property
     def wire(self) -> Wire:
@@ -140,10 +113,10 @@ class RemoteArm(_Model):
         )
         if self.adapter is None:
             return (vendor,)
-        # The proxy drops this header from what clients send, so it is as good as a secret one.
-        names = {"X-Modeldeploy-Upstream": SecretStr(self.upstream)}
+        told = {"X-Modeldeploy-Upstream": self.vendor, "X-Modeldeploy-Envelope": self.adapter.to_header()}
+        headers = {name: SecretStr(value) for name, value in told.items()}  # no secrets, but clients cannot choose them
         server = Server(name="adapter", host=hop[0], port=hop[1])
-        return vendor, Upstream(name=self.upstream, servers=(server,), headers=names)
+        return vendor, Upstream(name=self.upstream, servers=(server,), headers=headers)
 
     def revealed(self) -> dict[str, Any]:
         """As JSON with the secrets in clear, for the node's API and its file. Goes nowhere else."""

@@ -20,8 +20,9 @@ from pydantic import SecretStr
 from prefect_modeldeploy.errors import Conflict, InvalidInput, NotFound, ProviderUnavailable
 from prefect_modeldeploy.local.autostart import ensure_node
 from prefect_modeldeploy.local.client import NodeClient
-from prefect_modeldeploy.traffic.arm import Envelope, Grant, RemoteArm
+from prefect_modeldeploy.traffic.arm import Grant, RemoteArm
 from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm
+from prefect_modeldeploy.traffic.envelope import Envelope
 from prefect_modeldeploy.transport import RetryPolicy
 from tests.conftest import eventually
 from tests.local.conftest import RunningNode, no_process

@@ -14,7 +14,8 @@ from prefect_modeldeploy.providers.fiddler.api import Api, Generation, is_v3, re
 from prefect_modeldeploy.providers.fiddler.api2 import Api2
 from prefect_modeldeploy.providers.fiddler.api3 import Api3
 from prefect_modeldeploy.providers.fiddler.client import FiddlerClient
-from prefect_modeldeploy.traffic.arm import Envelope, RemoteArm, Wire
+from prefect_modeldeploy.traffic.arm import RemoteArm, Wire
+from prefect_modeldeploy.traffic.envelope import Envelope
 from prefect_modeldeploy.transport import RetryPolicy, SecretHeader, Transport
 from prefect_modeldeploy.urls import check_base_url
 

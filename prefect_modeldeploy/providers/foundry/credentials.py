@@ -14,7 +14,8 @@ from prefect_modeldeploy.providers.foundry.api import FoundryApi
 from prefect_modeldeploy.providers.foundry.auth import TOKEN_PATH, ClientCredentials
 from prefect_modeldeploy.providers.foundry.client import FoundryClient
 from prefect_modeldeploy.providers.foundry.problems import read_error
-from prefect_modeldeploy.traffic.arm import Envelope, Grant, RemoteArm, Wire
+from prefect_modeldeploy.traffic.arm import Grant, RemoteArm, Wire
+from prefect_modeldeploy.traffic.envelope import Envelope
 from prefect_modeldeploy.transport import RetryPolicy, SecretHeader, Transport
 from prefect_modeldeploy.urls import check_base_url
 
