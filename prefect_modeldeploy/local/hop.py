@@ -40,13 +40,10 @@ class Hop:
         store: Remembers its port and its process.
         home: The node's directory.
         moved: Called when its address has changed.
-        linger_seconds: How long it lives on when it is not needed any more.
     """
 
-    def __init__(
-        self, store: Store, home: Home, moved: Callable[[], None], linger_seconds: float = LINGER_SECONDS
-    ) -> None:
-        self._store, self._home, self._moved, self._linger = store, home, moved, linger_seconds
+    def __init__(self, store: Store, home: Home, moved: Callable[[], None]) -> None:
+        self._store, self._home, self._moved = store, home, moved
         self._port = int(store.get(_PORT) or 0)
         self._process: Process | None = None
         self._adopted = False
@@ -72,7 +69,7 @@ class Hop:
             GatewayError: It cannot be started.
         """
         if not needed:
-            self._ending = self._ending or asyncio.get_running_loop().call_later(self._linger, self._end)
+            self._ending = self._ending or asyncio.get_running_loop().call_later(LINGER_SECONDS, self._end)
             return
         self._cancel_end()
         if self._process is None or self._process.exited.is_set():

@@ -1,5 +1,6 @@
 """Arms whose bodies are translated: the process that does it outlives the node, and is never left behind by one."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ import psutil
 import pytest
 from pydantic import ValidationError
 
+from prefect_modeldeploy.local.arms import Arms
 from prefect_modeldeploy.local.autostart import stop_node
 from prefect_modeldeploy.local.home import Home
 from prefect_modeldeploy.local.hop import Hop
@@ -128,23 +130,40 @@ def store_of(home: Home) -> Iterator[Store]:
     store.close()
 
 
-async def test_it_ends_some_time_after_its_last_use(tmp_path: Path) -> None:
+async def test_it_ends_some_time_after_the_last_arm_that_needed_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefect_modeldeploy.local.hop.LINGER_SECONDS", 0.05)
     home = Home(tmp_path)
     with store_of(home) as store:
-        hop = Hop(store, home, moved=lambda: None, linger_seconds=0.05)
+        async with vendor() as there:
+            arms = Arms(store, home, changed=lambda: None)
+            await arms.start()
+            for name, adapter in {"native": None, "d1": WRAPS, "d2": WRAPS}.items():
+                await arms.put(there.arm(name, adapter=adapter))
+            (first,) = hops_of(home)
+            arms.delete("d1")
+            arms.delete("d2")
+            await arms.put(there.arm("d3", adapter=WRAPS))
+            await asyncio.sleep(0.2)
+            assert hops_of(home) == [first], "it was needed again in time"
+            arms.delete("d3")
+            await no_process(first)
+            await arms.put(there.arm("d3", adapter=WRAPS))
+            (second,) = hops_of(home)
+            await arms.stop()
+            await no_process(second)
+
+
+async def test_a_request_that_did_not_come_by_way_of_the_gateway_is_refused(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    with store_of(home) as store:
+        hop = Hop(store, home, moved=lambda: None)
         hop.need(True)
-        (first,) = hops_of(home)
         async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
             answer = await http.post("http://{}:{}".format(*hop.address), json={})
         assert (answer.status_code, "by way of the gateway" in answer.text) == (400, True)
-        hop.need(False)
-        hop.need(True)
-        hop.need(False)
-        await no_process(first)
-        hop.need(True)
-        (second,) = hops_of(home)
         await hop.stop()
-        await no_process(second)
 
 
 async def test_a_node_that_cannot_start_leaves_it_as_it_was_found(tmp_path: Path) -> None:
