@@ -32,7 +32,7 @@ from prefect_modeldeploy.traffic.endpoint import WHOLE, Endpoint, Server, Upstre
 
 ROUTES, SECRETS, SHADOWS = "routes.map", "secrets.map", "shadows.map"
 DIRECT_SOCKET = "direct.sock"
-"""Where the comparer reaches upstreams by name, `/-/<upstream>/...`, as clients of the gateway do."""
+"""Where the comparer and the adapter reach upstreams by name, `/-/<upstream>/...`, as clients of the gateway do."""
 ACTIVATOR = "ACTIVATOR"
 """Name of the server that holds requests; names of ours are upper case, names of users never are."""
 
@@ -327,7 +327,7 @@ def _shadow(settings: Settings) -> list[str]:
 
 
 def _direct(settings: Settings, log_format: str) -> list[str]:
-    """The comparer's way back. Always there: a worker that a reload has replaced may still send it requests."""
+    """The way back of the comparer and the adapter. Always there: a worker that a reload has replaced may need it."""
     return [
         "frontend DIRECT",
         f"  bind unix@{DIRECT_SOCKET} mode 600",

@@ -126,8 +126,12 @@ async def test_a_changed_envelope_is_in_force_when_the_node_says_so_and_costs_no
 def store_of(home: Home) -> Iterator[Store]:
     home.prepare()
     store = Store(home.database)
-    yield store
-    store.close()
+    try:
+        yield store
+    finally:
+        store.close()
+        for left in hops_of(home):  # by a test that failed
+            os.kill(left, signal.SIGKILL)
 
 
 async def test_it_ends_some_time_after_the_last_arm_that_needed_it(
