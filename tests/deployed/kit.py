@@ -164,7 +164,7 @@ async def has_told(endpoint: str, transitions: set[str]) -> bool:
     """Whether Prefect has an event for each of these."""
     about = EventFilter(resource=EventResourceFilter(id=[f"modeldeploy.local.{endpoint}"]))
     async with get_client() as client:
-        found = (await client.read_events(about, limit=100)).events
+        found = (await client.read_events(about, limit=50)).events
     return {f"modeldeploy.rollout.{each}" for each in transitions} <= {event.event for event in found}
 
 
