@@ -10,35 +10,21 @@
 | BASETEN_BLOCK         | name of the block                                          | baseten                    |
 """
 
-import asyncio
 import os
-import sys
 
-from prefect_modeldeploy.errors import ModelDeployError
+from prefect_modeldeploy.block_scripts import given, run, save
 from prefect_modeldeploy.providers.baseten import BasetenCredentials
 
-
-def required(name: str) -> str:
-    value = os.environ.get(name)
-    if not value:
-        sys.exit(f"{name} is not set: see the table at the top of {sys.argv[0]}")
-    return value
+VARIABLES = {"api_key": "BASETEN_API_KEY", "base_url": "BASETEN_BASE_URL", "inference_url": "BASETEN_INFERENCE_URL"}
 
 
-async def main() -> None:
-    given = {"base_url": os.environ.get("BASETEN_BASE_URL"), "inference_url": os.environ.get("BASETEN_INFERENCE_URL")}
-    credentials = BasetenCredentials(
-        api_key=required("BASETEN_API_KEY"), **{name: value for name, value in given.items() if value}
-    )
+async def main() -> str:
+    credentials = BasetenCredentials.model_validate(given(VARIABLES, "api_key"))
     async with credentials.get_client() as client:
         models = await client.management.models()
-    name = os.environ.get("BASETEN_BLOCK", "baseten")
-    await credentials.save(name, overwrite=True)
-    print(f"saved baseten-credentials/{name}; {len(models)} models")
+    done = await save(credentials, os.environ.get("BASETEN_BLOCK", "baseten"))
+    return f"{done}; {len(models)} models"
 
 
 if __name__ == "__main__":
-    try:
-        asyncio.run(main())
-    except (ModelDeployError, ValueError) as error:
-        sys.exit(str(error) if str(error).startswith("baseten: ") else f"baseten: {error}")
+    run(main, VARIABLES)

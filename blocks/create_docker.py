@@ -1,4 +1,4 @@
-"""Create or update the Docker Serving block, after one harmless call that shows whether the engine answers.
+"""Create or update the Docker Serving block, after harmless calls that show whether engine and registry answer.
 
     MODELDEPLOY_DOCKER_HOST=unix:///var/run/docker.sock python blocks/create_docker.py
 
@@ -15,53 +15,41 @@
 | MODELDEPLOY_DOCKER_BLOCK         | name of the block                                           | docker           |
 """
 
-import asyncio
 import os
-import sys
 from typing import Any
 
 from prefect.types import SecretDict
 from prefect_docker import DockerHost, DockerRegistryCredentials
 
-from prefect_modeldeploy.errors import ModelDeployError
+from prefect_modeldeploy.block_scripts import given, required, run, save
 from prefect_modeldeploy.providers.docker import DockerServing
 
-
-def required(name: str) -> str:
-    value = os.environ.get(name)
-    if not value:
-        sys.exit(f"{name} is not set: see the table at the top of {sys.argv[0]}")
-    return value
+VARIABLES = {"bind_address": "MODELDEPLOY_DOCKER_BIND", "address": "MODELDEPLOY_DOCKER_ADDRESS"}
 
 
 def from_environment() -> DockerServing:
-    given: dict[str, Any] = {}
+    blocks: dict[str, Any] = {}
     if url := os.environ.get("MODELDEPLOY_DOCKER_HOST"):
-        given["host"] = DockerHost(base_url=url)
+        blocks["host"] = DockerHost(base_url=url)
     if registry := os.environ.get("MODELDEPLOY_DOCKER_REGISTRY"):
-        given["registry"] = DockerRegistryCredentials(
+        blocks["registry"] = DockerRegistryCredentials(
             registry_url=registry,
             username=required("MODELDEPLOY_DOCKER_REGISTRY_USER"),
             password=required("MODELDEPLOY_DOCKER_REGISTRY_KEY"),
         )
-    for field, name in (("bind_address", "MODELDEPLOY_DOCKER_BIND"), ("address", "MODELDEPLOY_DOCKER_ADDRESS")):
-        if value := os.environ.get(name):
-            given[field] = value
     names = filter(None, os.environ.get("MODELDEPLOY_DOCKER_SECRETS", "").split(","))
-    return DockerServing(secret_env=SecretDict({name: required(name) for name in names}), **given)
+    secrets = SecretDict({name: required(name, "MODELDEPLOY_DOCKER_SECRETS names it") for name in names})
+    return DockerServing.model_validate({**given(VARIABLES), **blocks, "secret_env": secrets})
 
 
-async def main() -> None:
+async def main() -> str:
     serving = from_environment()
     async with serving.get_client() as client:
         version, found = await client.engine.version(), await client.find()
-    name = os.environ.get("MODELDEPLOY_DOCKER_BLOCK", "docker")
-    await serving.save(name, overwrite=True)
-    print(f"saved docker-serving/{name}; engine {version}, {len(found)} deployments")
+        await client.engine.login()
+    done = await save(serving, os.environ.get("MODELDEPLOY_DOCKER_BLOCK", "docker"))
+    return f"{done}; engine {version}, {len(found)} deployments"
 
 
 if __name__ == "__main__":
-    try:
-        asyncio.run(main())
-    except (ModelDeployError, ValueError) as error:
-        sys.exit(f"docker: {str(error).removeprefix('docker: ')}")
+    run(main, VARIABLES)

@@ -11,41 +11,26 @@
 | FIDDLER_BLOCK        | name of the block                                                | fiddler    |
 """
 
-import asyncio
 import os
-import sys
 
-from prefect_modeldeploy.errors import ModelDeployError
+from prefect_modeldeploy.block_scripts import given, run, save
 from prefect_modeldeploy.providers.fiddler import FiddlerCredentials
 
+VARIABLES = {
+    "base_url": "FIDDLER_URL",
+    "token": "FIDDLER_TOKEN",
+    "project": "FIDDLER_PROJECT",
+    "organization": "FIDDLER_ORGANIZATION",
+}
 
-def required(name: str) -> str:
-    value = os.environ.get(name)
-    if not value:
-        sys.exit(f"{name} is not set: the table at the top of create_fiddler.py says what it is")
-    return value
 
-
-async def main() -> None:
-    credentials = FiddlerCredentials(
-        base_url=required("FIDDLER_URL"),
-        token=required("FIDDLER_TOKEN"),
-        project=os.environ.get("FIDDLER_PROJECT"),
-        organization=os.environ.get("FIDDLER_ORGANIZATION"),
-    )
+async def main() -> str:
+    credentials = FiddlerCredentials.model_validate(given(VARIABLES, "base_url", "token"))
     async with credentials.get_client() as client:
         found = await client.api.models()
-    name = os.environ.get("FIDDLER_BLOCK", "fiddler")
-    await credentials.save(name, overwrite=True)
-    print(f"saved fiddler-credentials/{name}; {client.api.generation} API, {len(found)} model versions")
-
-
-def run() -> None:
-    try:
-        asyncio.run(main())
-    except (ModelDeployError, ValueError) as error:
-        sys.exit(f"fiddler: {str(error).removeprefix('fiddler: ')}")
+    done = await save(credentials, os.environ.get("FIDDLER_BLOCK", "fiddler"))
+    return f"{done}; {client.api.generation} API, {len(found)} model versions"
 
 
 if __name__ == "__main__":
-    run()
+    run(main, VARIABLES)

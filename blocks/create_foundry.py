@@ -14,45 +14,31 @@
 | FOUNDRY_BLOCK                | name of the block                                                   | foundry    |
 """
 
-import asyncio
 import os
-import sys
 
-from pydantic import ValidationError
-
-from prefect_modeldeploy.errors import ModelDeployError
+from prefect_modeldeploy.block_scripts import given, run, save
 from prefect_modeldeploy.providers.foundry import FoundryCredentials
 
+VARIABLES = {
+    "base_url": "FOUNDRY_BASE_URL",
+    "token": "FOUNDRY_TOKEN",
+    "client_id": "FOUNDRY_CLIENT_ID",
+    "client_secret": "FOUNDRY_CLIENT_SECRET",
+    "model": "FOUNDRY_MODEL",
+}
 
-def required(name: str) -> str:
-    value = os.environ.get(name)
-    if not value:
-        sys.exit(f"{name} is not set: see the table at the top of {sys.argv[0]}")
-    return value
 
-
-async def main() -> None:
-    base_url, model, token = required("FOUNDRY_BASE_URL"), required("FOUNDRY_MODEL"), os.environ.get("FOUNDRY_TOKEN")
-    application = {} if token else {"client_id": required("FOUNDRY_CLIENT_ID"),
-                                    "client_secret": required("FOUNDRY_CLIENT_SECRET")}  # fmt: skip
-    branches = {"production": os.environ.get("FOUNDRY_PRODUCTION_BRANCH", "master")}
-    credentials = FoundryCredentials(base_url=base_url, token=token or None, branches=branches, **application)
+async def main() -> str:
+    application = ("client_id", "client_secret")
+    is_one = any(os.environ.get(VARIABLES[field]) for field in application)
+    fields = given(VARIABLES, "base_url", "model", *(application if is_one else ["token"]))
+    model, branches = fields.pop("model"), {"production": os.environ.get("FOUNDRY_PRODUCTION_BRANCH", "master")}
+    credentials = FoundryCredentials.model_validate({**fields, "branches": branches})
     async with credentials.get_client() as client:
         found = await client.find(model=model)
-    name = os.environ.get("FOUNDRY_BLOCK", "foundry")
-    await credentials.save(name, overwrite=True)
-    print(f"saved foundry-credentials/{name}; {len(found)} live deployments of {model}")
-
-
-def run() -> None:
-    """Do it; whatever goes wrong is one line."""
-    try:
-        asyncio.run(main())
-    except ValidationError as error:
-        sys.exit(f"foundry: {error.errors()[0]['msg'].removeprefix('Value error, ')}")
-    except ModelDeployError as error:
-        sys.exit(str(error) if str(error).startswith("foundry: ") else f"foundry: {error}")
+    done = await save(credentials, os.environ.get("FOUNDRY_BLOCK", "foundry"))
+    return f"{done}; {len(found)} live deployments of {model}"
 
 
 if __name__ == "__main__":
-    run()
+    run(main, VARIABLES)

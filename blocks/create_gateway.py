@@ -11,15 +11,14 @@
 | MODELDEPLOY_GATEWAY              | name of the block                                  | gateway               |
 """
 
-import asyncio
 import os
-import sys
 
 from prefect_modeldeploy import Gateway
-from prefect_modeldeploy.errors import ModelDeployError, NodeError
+from prefect_modeldeploy.block_scripts import given, run, save
+from prefect_modeldeploy.errors import NodeError
 from prefect_modeldeploy.local.home import Home
 
-FIELDS = {
+VARIABLES = {
     "url": "MODELDEPLOY_GATEWAY_URL",
     "token": "MODELDEPLOY_GATEWAY_TOKEN",
     "ca_file": "MODELDEPLOY_GATEWAY_CA_FILE",
@@ -27,28 +26,23 @@ FIELDS = {
 }
 
 
-async def main() -> None:
-    given = {field: value for field, name in FIELDS.items() if (value := os.environ.get(name))}
-    gateway = Gateway.model_validate({**_here(), **given})
+async def main() -> str:
+    elsewhere = os.environ.get(VARIABLES["url"])
+    gateway = Gateway.model_validate(given(VARIABLES, "token") if elsewhere else {**_here(), **given(VARIABLES)})
     async with gateway.get_client() as client:
         status = await client.status()
-    name = os.environ.get("MODELDEPLOY_GATEWAY", "gateway")
-    await gateway.save(name, overwrite=True)
-    print(f"saved model-gateway/{name}; clients call {status['gateway_url']}")
+    done = await save(gateway, os.environ.get("MODELDEPLOY_GATEWAY", "gateway"))
+    return f"{done}; clients call {status['gateway_url']}"
 
 
 def _here() -> dict[str, str]:
-    if FIELDS["url"] in os.environ:
-        return {}
     home = Home()
     info = home.read_node()
     if info is None:
-        raise NodeError(f"{FIELDS['url']} is not set, and no node runs in {home.directory}: `modeldeploy node start`")
+        hint = f"no node runs in {home.directory}: start one with `modeldeploy node start`"
+        raise NodeError(f"{VARIABLES['url']} is not set, and {hint}")
     return {"url": info.control_url, "token": home.token().get_secret_value()}
 
 
 if __name__ == "__main__":
-    try:
-        asyncio.run(main())
-    except (ModelDeployError, ValueError) as error:
-        sys.exit(f"gateway: {error}")
+    run(main, VARIABLES)

@@ -14,48 +14,29 @@
 | GRADIENT_BLOCK        | name of the block                                            | gradient         |
 """
 
-import asyncio
 import os
-import sys
-from typing import Any
 
-from prefect_modeldeploy.errors import ModelDeployError
+from prefect_modeldeploy.block_scripts import given, run, save
 from prefect_modeldeploy.providers.gradient import GradientCredentials
 
-OPTIONAL = {
-    "GRADIENT_API": "api",
-    "GRADIENT_BASE_URL": "base_url",
-    "GRADIENT_LOGS_URL": "logs_url",
-    "GRADIENT_CLUSTER": "cluster_id",
-    "GRADIENT_ENDPOINT_KEY": "endpoint_key",
+VARIABLES = {
+    "api_key": "PAPERSPACE_API_KEY",
+    "project_id": "GRADIENT_PROJECT",
+    "api": "GRADIENT_API",
+    "base_url": "GRADIENT_BASE_URL",
+    "logs_url": "GRADIENT_LOGS_URL",
+    "cluster_id": "GRADIENT_CLUSTER",
+    "endpoint_key": "GRADIENT_ENDPOINT_KEY",
 }
 
 
-def required(name: str) -> str:
-    value = os.environ.get(name)
-    if not value:
-        sys.exit(f"{name} is not set: see the table at the top of {sys.argv[0]}")
-    return value
-
-
-async def main() -> None:
-    given: dict[str, Any] = {field: os.environ[name] for name, field in OPTIONAL.items() if os.environ.get(name)}
-    credentials = GradientCredentials(
-        api_key=required("PAPERSPACE_API_KEY"), project_id=required("GRADIENT_PROJECT"), **given
-    )
+async def main() -> str:
+    credentials = GradientCredentials.model_validate(given(VARIABLES, "api_key", "project_id"))
     async with credentials.get_client() as client:
         found = await client.find()
-    name = os.environ.get("GRADIENT_BLOCK", "gradient")
-    await credentials.save(name, overwrite=True)
-    print(f"saved gradient-credentials/{name}; {len(found)} deployments in the project")
-
-
-def run() -> None:
-    try:
-        asyncio.run(main())
-    except (ModelDeployError, ValueError) as error:
-        sys.exit(str(error) if str(error).startswith("gradient: ") else f"gradient: {error}")
+    done = await save(credentials, os.environ.get("GRADIENT_BLOCK", "gradient"))
+    return f"{done}; {len(found)} deployments in the project"
 
 
 if __name__ == "__main__":
-    run()
+    run(main, VARIABLES)

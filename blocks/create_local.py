@@ -14,41 +14,35 @@
 | MODELDEPLOY_CA_FILE    | authorities to trust at that address           | those Python trusts |
 """
 
-import asyncio
 import os
-import sys
 
 from prefect_modeldeploy import DeploymentTarget, LocalServing
+from prefect_modeldeploy.block_scripts import given, required, run, save
 
-FIELDS = {
+VARIABLES = {
     "home": "MODELDEPLOY_HOME",
     "url": "MODELDEPLOY_URL",
     "token": "MODELDEPLOY_TOKEN",
     "ca_file": "MODELDEPLOY_CA_FILE",
+    "model": "MODELDEPLOY_MODEL",
+    "endpoint": "MODELDEPLOY_ENDPOINT",
 }
 
 
-async def main() -> None:
-    model = os.environ.get("MODELDEPLOY_MODEL")
-    if not model:
-        sys.exit("MODELDEPLOY_MODEL is not set: give the name of the model that the target is about")
-    given = {field: value for field, name in FIELDS.items() if (value := os.environ.get(name))}
-    serving = LocalServing.model_validate(given)
+async def main() -> str:
+    model = required("MODELDEPLOY_MODEL")
+    fields = given(VARIABLES)
+    endpoint = fields.pop("endpoint", fields.pop("model"))
+    serving = LocalServing.model_validate(fields)
     async with serving.get_client() as client:  # one harmless call: is the node there, and do we get in?
         found = await client.find(model=model)
-    serving_name = os.environ.get("MODELDEPLOY_SERVING", "local")
-    await serving.save(serving_name, overwrite=True)
-    target = DeploymentTarget(
-        credentials=await LocalServing.aload(serving_name),
-        model=model,
-        endpoint=os.environ.get("MODELDEPLOY_ENDPOINT", model),
-    )
-    target_name = os.environ.get("MODELDEPLOY_TARGET", "production")
-    await target.save(target_name, overwrite=True)
-    print(
-        f"saved local-serving/{serving_name} and deployment-target/{target_name}; {len(found)} deployments of {model}"
-    )
+    target = DeploymentTarget(credentials=serving, model=model, endpoint=endpoint)  # before anything is saved
+    name = os.environ.get("MODELDEPLOY_SERVING", "local")
+    done = await save(serving, name)
+    target.credentials = await LocalServing.aload(name)
+    also = await save(target, os.environ.get("MODELDEPLOY_TARGET", "production"))
+    return f"{done}, {also}; {len(found)} deployments of {model}"
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    run(main, {**VARIABLES, "base_url": VARIABLES["url"]})

@@ -8,12 +8,18 @@ The same as `prefect block register -m prefect_modeldeploy`. Doing it again upda
 from typing import get_args
 
 from prefect_modeldeploy import DeploymentTarget, Gateway
+from prefect_modeldeploy.block_scripts import run
 from prefect_modeldeploy.providers import Credentials
 from prefect_modeldeploy.sources import Metrics
 
 BLOCKS = (*get_args(Credentials), *get_args(Metrics), Gateway, DeploymentTarget)
 
-if __name__ == "__main__":
+
+async def main() -> str:
     for block in BLOCKS:
-        block.register_type_and_schema()
-        print(f"registered: {block.get_block_type_slug()}")
+        await block.aregister_type_and_schema()
+    return f"registered: {', '.join(block.get_block_type_slug() for block in BLOCKS)}"
+
+
+if __name__ == "__main__":
+    run(main)

@@ -146,6 +146,7 @@ class Deployment(_Vocabulary):
     model_id: str
     version: str | None = None
     environment: str | None = None
+    tags: tuple[str, ...] = Field((), description="How people marked it, `name=value`, where the provider has labels.")
     status: DeploymentStatus
     provider_status: str = Field("", description="The vendor's own word, kept as it came.")
     reason: str | None = Field(None, description="Why it failed or is degraded, if the provider says.")

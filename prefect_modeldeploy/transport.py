@@ -222,7 +222,8 @@ class Transport:
             response = await self._http.request(method, path, **options)
         except httpx.TransportError as error:
             sent = not isinstance(error, _NEVER_SENT)
-            problem = Problem(self._redact(str(error)) or type(error).__name__)
+            where = error.request.url.netloc.decode()
+            problem = Problem(f"{self._redact(str(error)) or type(error).__name__} ({where})")
             raise ProviderUnavailable(self._provider, operation, problem, effect_unknown=sent and not repeatable) from (
                 None if self._holds_secret(str(error)) else error
             )

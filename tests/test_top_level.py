@@ -120,6 +120,12 @@ def test_every_flow_is_deployed() -> None:
     assert sorted(deployed) == sorted(flow.name for flow in FLOWS.values())
 
 
+def test_what_must_not_run_twice_at_once_is_cancelled_the_second_time() -> None:
+    limited = {one["name"]: one["concurrency_limit"] for one in DEPLOYMENTS if "concurrency_limit" in one}
+    assert set(limited) == {"canary-rollout", "promote-to-production", "clean-up-orphans"}
+    assert all(limit == {"limit": 1, "collision_strategy": "CANCEL_NEW"} for limit in limited.values())
+
+
 def test_every_flow_survives_being_sent_to_another_process() -> None:
     """`.serve()` pickles flows into a spawned process, where a string annotation would not be resolved."""
     code = (

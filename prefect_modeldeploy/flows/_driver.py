@@ -172,12 +172,16 @@ async def _patiently(call: Callable[[], Awaitable[None]], record: RolloutRecord,
 
 
 async def _let_go(record: RolloutRecord, logger: Logger) -> None:
-    """Leave an open record to whoever takes it next; if that cannot be said now, they will find this driver silent."""
+    """Leave an open record to whoever takes it next; if that cannot be said now, they will find this driver silent.
+
+    Raises:
+        StaleEpoch: It has been taken already; that explains whatever went wrong here.
+    """
     try:
         await _ownership.check(record)
         await _journal.save(record.model_copy(update={"driver": None}))
     except StaleEpoch:
-        return
+        raise
     except Exception as error:
         logger.warning("%s: the record could not be let go of: %s", record.endpoint, error)
 

@@ -4,11 +4,10 @@ from typing import Literal
 
 from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentSpec
 from prefect_modeldeploy.errors import InvalidInput, UnsupportedOperation
-from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.flows._native import _holder, promotion_by
 from prefect_modeldeploy.flows._native_effects import NativeEffects
-from prefect_modeldeploy.flows._start import _id_of, _stable_of, begin, current_endpoint, final, new_record
+from prefect_modeldeploy.flows._start import _id_of, _stable_of, begin, current_endpoint, driven, new_record
 from prefect_modeldeploy.rollout import Approval, CanaryPlan, Phase, RolloutRecord
 from prefect_modeldeploy.rollout.judging import fewest_examples
 from prefect_modeldeploy.sources.golden import GoldenSet
@@ -75,7 +74,7 @@ async def rollout_by_golden_set(
         hint = f"the open rollout of {last.candidate} is judged by {last.golden_set}: go on with that"
         raise InvalidInput("plan.golden_set", golden.digest, hint)
     record = await begin(target, _id_of(candidate), make)
-    return final(await drive(record, (NativeGoldenEffects if native else GoldenEffects)(target, golden)))
+    return await driven(record, (NativeGoldenEffects if native else GoldenEffects)(target, golden))
 
 
 async def _serving(target: DeploymentTarget, endpoint: Endpoint | None, native: bool) -> Deployment:

@@ -6,7 +6,7 @@ from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentSp
 from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._native_effects import NativeEffects, NativeReturn, NativeSettled
-from prefect_modeldeploy.flows._start import begin, demand, final, new_record, take_over
+from prefect_modeldeploy.flows._start import begin, demand, driven, final, new_record, take_over
 from prefect_modeldeploy.rollout import Approval, CanaryPlan, Phase, RolloutRecord, abort
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks import _journal
@@ -32,7 +32,7 @@ async def promote_natively(
         )
 
     name = candidate if isinstance(candidate, str) else candidate.name
-    return final(await drive(await begin(target, name, make), NativeEffects(target)))
+    return await driven(await begin(target, name, make), NativeEffects(target))
 
 
 async def roll_back_natively(target: DeploymentTarget, note: str) -> RolloutRecord:
@@ -50,7 +50,7 @@ async def roll_back_natively(target: DeploymentTarget, note: str) -> RolloutReco
     async def make() -> RolloutRecord:
         return await new_record(target, named, PLAN, None, kind="roll_back", mode="native", note=note)
 
-    return final(await drive(await begin(target, named, make), NativeReturn(target)))
+    return await driven(await begin(target, named, make), NativeReturn(target))
 
 
 def promotion_by(target: DeploymentTarget, stable: Deployment | None) -> Literal["swap", "native"]:

@@ -47,7 +47,8 @@ _LEASE_SECONDS = 60.0
 def taken(record: RolloutRecord) -> RolloutRecord:
     """The record with this process as its driver."""
     run = str(flow_run.id) if flow_run.id else None
-    driver = Driver(token=uuid4().hex, flow_run=run, host=platform.node(), pid=os.getpid())
+    name = f"{flow_run.flow_name}/{flow_run.name}" if run else None
+    driver = Driver(token=uuid4().hex, flow_run=run, name=name, host=platform.node(), pid=os.getpid())
     _driving.add(driver.token)
     return record.model_copy(update={"driver": driver})
 
@@ -59,7 +60,9 @@ async def check(record: RolloutRecord) -> None:
     """
     saved = await _journal.load(record.endpoint)
     if saved is not None and saved.driver != record.driver and saved.epoch >= record.epoch:
-        raise StaleEpoch(f"{record.endpoint} was taken over: another run drives its rollout now")
+        who = f"the flow run {saved.driver.name}" if saved.driver and saved.driver.name else "another run"
+        why = f": {saved.reason}" if saved.reason else ""
+        raise StaleEpoch(f"{record.endpoint} was taken over by {who}{why}")
 
 
 async def keep_beating(record: RolloutRecord, logger: Logger) -> None:

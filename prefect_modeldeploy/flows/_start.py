@@ -15,6 +15,7 @@ from prefect_modeldeploy.errors import (
     RolloutError,
     RolloutInProgress,
     RolloutsHalted,
+    StaleEpoch,
     UnsupportedOperation,
 )
 from prefect_modeldeploy.flows import _ownership
@@ -69,7 +70,20 @@ async def run_rollout(
         await _check_shares(target, plan)
         return record
 
-    return final(await drive(await begin(target, _id_of(candidate), make), Effects(target)))
+    return await driven(await begin(target, _id_of(candidate), make), Effects(target))
+
+
+async def driven(record: RolloutRecord, effects: Effects) -> RolloutRecord:
+    """Drive a rollout; returns what a flow returns."""
+    try:
+        return final(await drive(record, effects))
+    except StaleEpoch as error:
+        return surrendered(error)
+
+
+def surrendered(error: StaleEpoch) -> RolloutRecord:
+    """What a flow returns whose rollout another run has taken over: its caller gets the error, the UI no failure."""
+    return cast(RolloutRecord, Cancelled(message=str(error), data=error))
 
 
 def final(record: RolloutRecord) -> RolloutRecord:

@@ -7,13 +7,14 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.logging import get_run_logger
 
+from prefect_modeldeploy.errors import StaleEpoch
 from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.flows._approval import silence
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.flows._fleet import Targets
 from prefect_modeldeploy.flows._native_effects import NativeEffects, NativeReturn
-from prefect_modeldeploy.flows._start import run_name, take_over
+from prefect_modeldeploy.flows._start import run_name, surrendered, take_over
 from prefect_modeldeploy.rollout import Phase, RolloutRecord, abort, answered, gate_of, in_flight
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks import _journal
@@ -57,7 +58,13 @@ async def _reconcile(target: DeploymentTarget) -> RolloutRecord | None:
     last = await _journal.load(target.endpoint)
     if last is None or last.phase is Phase.ENDED or not await _ownership.is_lost(last):
         return None
-    return await resume_rollout(target, last)
+    try:
+        return await resume_rollout(target, last)
+    except StaleEpoch:
+        now = await _journal.load(target.endpoint)
+        if now is None or now.driver is None:  # none of our runs has changed the traffic: somebody has to look
+            raise
+        return None
 
 
 @flow(name="resume-rollout", flow_run_name=run_name)
@@ -76,7 +83,10 @@ async def resume_rollout(target: DeploymentTarget, last: RolloutRecord) -> Rollo
         record = abort(record, "the process that drove it was lost", decided_by="reconcile")
     elif unanswered and (gate := gate_of(record)):
         record = answered(record, silence(record, gate), datetime.now(UTC))
-    return await drive(record, _effects_for(target, record))
+    try:
+        return await drive(record, _effects_for(target, record))
+    except StaleEpoch as error:
+        return surrendered(error)
 
 
 def _effects_for(target: DeploymentTarget, record: RolloutRecord) -> Effects:

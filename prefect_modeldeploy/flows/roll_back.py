@@ -10,7 +10,7 @@ from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.flows._native import promote_natively, roll_back_natively
-from prefect_modeldeploy.flows._start import current_endpoint, final, run_name, run_rollout, take_over
+from prefect_modeldeploy.flows._start import current_endpoint, driven, final, run_name, run_rollout, take_over
 from prefect_modeldeploy.rollout import CanaryPlan, RolloutRecord, abort, by_swap, in_flight, reopened
 from prefect_modeldeploy.target import BlockName, DeploymentTarget
 from prefect_modeldeploy.tasks import _journal
@@ -48,7 +48,7 @@ async def roll_back(
         taken = await take_over(target, current)
         reason = f"rolled back by hand: {note}" if note else "rolled back by hand"
         aborted = abort(taken, reason, decided_by="person")
-        return final(await drive(aborted, Effects(target)))
+        return await driven(aborted, Effects(target))
     if current and by_swap(current) is not current:
         last = await drive(by_swap(await take_over(target, current)), Effects(target))
     if to is None and last and last.outcome == "rolled_back" and last.ended_at:

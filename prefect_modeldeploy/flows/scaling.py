@@ -31,7 +31,7 @@ async def scale_to_zero(
         targets: Deployment Target blocks, or names of saved ones.
         only_if_idle_seconds: Only models without a request for so many seconds. None: busy ones too.
         on_no_wake: Where a provider cannot wake by itself: refuse, or stop the model until `wake-up` starts it.
-        exclude: Names, ids or environments of deployments to leave alone; `*` and `?` as in a shell.
+        exclude: Names, ids, environments or tags (`team=risk`) of deployments to leave alone; with `*` and `?`.
         dry_run: Only say what would be done.
 
     Returns:

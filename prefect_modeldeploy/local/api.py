@@ -19,6 +19,7 @@
     GET    /v1/endpoints/{name}/windows?after=&since=   what the arms experienced since a cursor, or since a time in
                                                  seconds; after=now: only the cursor
     GET    /v1/endpoints/{name}/audit?after=     POST {"who", "event"}: append-only
+    POST   /v1/gateway/{path}                    one request to a model, passed on to the gateway; its very answer
 
 Errors are {"error": {"code", "message"}} with 400, 401, 404, 405, 409 or 503; a fault of ours is 500 and its traceback
 goes to the node's log only.
@@ -45,6 +46,7 @@ from prefect_modeldeploy.local.keeper import Keeper
 from prefect_modeldeploy.local.logs import deployment_log
 from prefect_modeldeploy.local.measured import to_json
 from prefect_modeldeploy.local.refusals import STATUS_CODES, Refused, invalid
+from prefect_modeldeploy.local.relay import Relay
 from prefect_modeldeploy.local.service import Node
 from prefect_modeldeploy.traffic.arm import RemoteArm
 from prefect_modeldeploy.traffic.windows import PAGE
@@ -81,6 +83,7 @@ def make_app(node: Node, token: SecretStr) -> Starlette:
             *deployments.routes(),
             *endpoints.routes(),
             *arms.routes(),
+            Route("/v1/gateway/{path:path}", Relay(lambda: node.routing.url).post, methods=["POST"]),
         ],
         middleware=[Middleware(Bearer, token=token)],
         exception_handlers={

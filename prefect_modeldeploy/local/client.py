@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from prefect_modeldeploy.deployments import Autoscaling, Deployment, DeploymentSpec, DeploymentUpdate
 from prefect_modeldeploy.errors import Conflict, InvalidInput, NotFound, Problem, ProviderError, StaleEpoch
 from prefect_modeldeploy.local.measured import from_json
+from prefect_modeldeploy.local.relay import ANSWER_SECONDS, ARM_HEADER
 from prefect_modeldeploy.traffic.arm import RemoteArm
 from prefect_modeldeploy.traffic.endpoint import Endpoint
 from prefect_modeldeploy.traffic.windows import PAGE, EndpointWindow
@@ -52,7 +53,8 @@ class NodeClient:
         allow_http: bool = False,
     ) -> None:
         # With a transport of its own httpx asks no proxy of the environment, which could not reach this machine.
-        own = tls is not None or urlsplit(control_url).hostname in _THIS_MACHINE
+        self._near = urlsplit(control_url).hostname in _THIS_MACHINE
+        own = tls is not None or self._near
         self._transport = Transport(
             "local",
             control_url,
@@ -215,6 +217,24 @@ class NodeClient:
     async def url(self, name: str) -> str:
         """Where clients call an endpoint."""
         return f"{(await self.status())['gateway_url']}/{_quoted(name)}"
+
+    async def ask(self, name: str, arm: str, payload: Any) -> Any:
+        """Send one request to an arm of an endpoint, chosen instead of drawn; returns the decoded answer."""
+        return await self.post(f"{await self.url(name)}/predict", payload, {ARM_HEADER: arm})
+
+    async def post(self, url: str, payload: Any, headers: Mapping[str, str] | None = None) -> Any:
+        """Send one request to an address of the gateway; returns the decoded answer.
+
+        From another machine, which does not reach the gateway, it goes by way of the control API.
+        """
+        parts, options = urlsplit(url), {"json": payload, "headers": headers, "timeout": ANSWER_SECONDS}
+        if not self._near:
+            return await self._call("POST", f"/v1/gateway{parts.path}", **options)
+        # A connection of its own for each: one that was open at a reload may be answered by the former state.
+        direct, once = httpx.AsyncHTTPTransport(verify=trusted()), RetryPolicy(attempts=1)
+        gateway = Transport("local", f"{parts.scheme}://{parts.netloc}", policy=once, http=direct)
+        async with gateway:
+            return await gateway.call("POST", parts.path, **options)
 
     async def cursor(self, name: str) -> str:
         """Where the measurements of an endpoint stand now, for `windows`."""

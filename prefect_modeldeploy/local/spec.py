@@ -27,6 +27,7 @@ class LocalOptions(BaseModel):
     start_timeout_seconds: float = Field(120.0, gt=0, description="A replica that is not ready by then has failed.")
     working_directory: str | None = Field(None, description="Of the replicas; the node's home by default. Absolute.")
     python_path: tuple[str, ...] = Field((), description="Folders put first on the replicas' import path. Absolute.")
+    labels: dict[str, str] = Field({}, description="Tags of the deployment, for people and for `scale_to_zero`.")
 
 
 def options_of(spec: DeploymentSpec) -> LocalOptions:

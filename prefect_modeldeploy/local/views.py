@@ -48,6 +48,7 @@ def deployment_of(keeper: Keeper, gateway_url: str) -> Deployment:
         model_id=record.spec.model,
         version=record.spec.version,
         environment=record.spec.environment,
+        tags=tuple(f"{name}={value}" for name, value in (record.spec.options.get("labels") or {}).items()),
         status=status,
         provider_status=_native_word(keeper),
         reason=record.failure or (None if status is DeploymentStatus.READY else keeper.troubles.reason),

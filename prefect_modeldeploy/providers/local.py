@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-import httpx
 from pydantic import Field, SecretStr, model_validator
 
 from prefect_modeldeploy.deployments import (
@@ -23,20 +22,17 @@ from prefect_modeldeploy.deployments import (
     DeploymentSpec,
     DeploymentUpdate,
 )
-from prefect_modeldeploy.errors import NotFound, Problem, ProviderError, ProviderUnavailable
+from prefect_modeldeploy.errors import InvalidInput, NotFound, Problem
 from prefect_modeldeploy.local.autostart import ensure_node
 from prefect_modeldeploy.local.client import NodeClient, trusting
 from prefect_modeldeploy.local.home import Home
 from prefect_modeldeploy.providers.base import ServingClient, ServingCredentials, address_of
 from prefect_modeldeploy.traffic.arm import RemoteArm, Wire
 from prefect_modeldeploy.traffic.router import TrafficRouter
-from prefect_modeldeploy.transport import RetryPolicy, trusted
+from prefect_modeldeploy.transport import RetryPolicy
 
 POLICY = RetryPolicy(attempts=5, total_seconds=5.0)
 """A node that was killed does not come back by itself: give up soon, and the next try starts another one."""
-
-PREDICT_TIMEOUT_SECONDS = 120.0
-"""A request may be held while its model wakes."""
 
 
 class LocalClient(ServingClient):
@@ -93,17 +89,7 @@ class LocalClient(ServingClient):
     async def predict(self, deployment_id: str, payload: Any, *, path: str | None = None) -> Any:
         """Send one request through the gateway; `path` defaults to the raw JSON route, `predict`."""
         deployment = await self.get(deployment_id)
-        url = f"{deployment.endpoint_url}/{(path or 'predict').lstrip('/')}"
-        async with httpx.AsyncClient(timeout=PREDICT_TIMEOUT_SECONDS, trust_env=False, verify=trusted()) as client:
-            try:
-                answer = await client.post(url, json=payload)
-            except httpx.TransportError as error:
-                raise ProviderUnavailable(
-                    self.provider, f"POST {url}", Problem(str(error) or type(error).__name__), effect_unknown=True
-                ) from error
-        if not answer.is_success:
-            raise ProviderError(self.provider, f"POST {url}", Problem(answer.text[:500], answer.status_code))
-        return answer.json()
+        return await self._node.post(f"{deployment.endpoint_url}/{(path or 'predict').lstrip('/')}", payload)
 
     async def logs(self, deployment_id: str, *, tail: int = 100) -> list[str]:
         """Return the last lines of the replicas' logs."""
@@ -161,7 +147,7 @@ class LocalServing(ServingCredentials):
     def _url_and_token(self) -> Self:
         if (self.url is None) != (self.token is None):
             given, missing = ("url", "token") if self.token is None else ("token", "url")
-            raise ValueError(f"{missing}=None: {given} is set, and the one needs the other; or set neither")
+            raise InvalidInput(missing, None, f"{given} is set, and the one needs the other; or set neither")
         return self
 
     def wire(self) -> Wire:

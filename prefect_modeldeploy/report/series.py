@@ -119,6 +119,8 @@ def verdict_at(record: RolloutRecord, points: Sequence[Point]) -> float | None:
     """When the verdict fell: the end of the last window at the last judged weight. None while it is open."""
     if record.outcome is None or not points:
         return None
+    if record.decided_by == "deadline" and record.steps and record.steps[-1].at is not None:
+        return record.steps[-1].at  # the last window may be long ago: nobody calls
     late = record.outcome != "promoted"  # a promotion is decided before the bake, which can only undo it
     judged = [step.weight for step in record.steps if late or not words.baking(record, step)]
     ends = [p.at for p in points if judged and p.weight == judged[-1]]

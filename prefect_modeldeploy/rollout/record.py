@@ -58,6 +58,7 @@ class Driver(BaseModel):
 
     token: str = Field(description="Never the same twice.")
     flow_run: str | None = None
+    name: str | None = Field(None, description="Flow and name of its run, for people.")
     host: str
     pid: int
 

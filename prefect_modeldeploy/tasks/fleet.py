@@ -31,7 +31,7 @@ async def _ascale_target_to_zero(
         only_if_idle_seconds: Only those without a request for so many seconds. None: busy ones too.
         stop: Stop them where the provider has no zero that wakes.
         dry_run: Only say what would be done.
-        exclude: Names, ids or environments of deployments to leave alone; `*` and `?` as in a shell.
+        exclude: Names, ids, environments or tags (`team=risk`) of deployments to leave alone; with `*` and `?`.
         also: Names of more endpoints whose rollouts matter; those behind the same gateway always do.
 
     Returns:
@@ -87,7 +87,7 @@ class _Zero:
         """Why a deployment is left alone; None if it is not."""
         if deployment.status in AT_REST:
             return f"is {deployment.status} already"
-        known_as = (deployment.name, deployment.id, deployment.environment or "")
+        known_as = (deployment.name, deployment.id, deployment.environment or "", *deployment.tags)
         if pattern := next((p for p in self.exclude if any(fnmatchcase(one, p) for one in known_as)), None):
             return f"excluded by {pattern!r}"
         if rollout := self.around.rollout(deployment):

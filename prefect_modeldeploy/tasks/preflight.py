@@ -2,15 +2,10 @@
 
 from typing import Any
 
-import httpx
-
-from prefect_modeldeploy.errors import RolloutError
+from prefect_modeldeploy.errors import ProviderError, RolloutError
 from prefect_modeldeploy.target import DeploymentTarget, router_of
 from prefect_modeldeploy.tasks._pair import pair
-from prefect_modeldeploy.transport import trusted
-
-ANSWER_SECONDS = 150.0
-"""A request may be held while a model wakes."""
+from prefect_modeldeploy.traffic.router import TrafficRouter
 
 _TRIES = 3
 """Even a good model fails now and then."""
@@ -31,27 +26,23 @@ async def _apreflight(target: DeploymentTarget | str) -> None:
     if target.sample is None:
         return
     async with router_of(target) as (router, name):
-        url = f"{await router.url(name)}/predict"
-    # A connection of its own for each: one that was open at a reload may be answered by the former state.
-    stable, canary = [await _answer(url, target.sample, arm) for arm in ("stable", "canary")]
+        stable, canary = [await _answer(router, name, arm, target.sample) for arm in ("stable", "canary")]
     if difference := difference_of(stable, canary):
         raise RolloutError(f"{name}: the canary answers the sample in another shape than stable: {difference}")
 
 
-async def _answer(url: str, sample: Any, arm: str) -> Any:
-    async with httpx.AsyncClient(timeout=ANSWER_SECONDS, trust_env=False, verify=trusted()) as client:
+async def _answer(router: TrafficRouter, name: str, arm: str, sample: Any) -> Any:
+    for left in reversed(range(_TRIES)):
         try:
-            for _ in range(_TRIES):
-                answer = await client.post(url, json=sample, headers={"X-Modeldeploy-Arm": arm})
-                if answer.is_success:
-                    return answer.json()
-                if not answer.is_server_error:
-                    break
-        except (httpx.TransportError, ValueError) as error:
-            raise RolloutError(
-                f"preflight: {arm} did not answer the sample: {error or type(error).__name__}"
-            ) from error
-    raise RolloutError(f"preflight: {arm} answered the sample with status {answer.status_code}: is it a valid request?")
+            return await router.ask(name, arm, sample)
+        except ProviderError as error:
+            status = error.problem.status_code
+            if status is None:
+                raise RolloutError(f"preflight: {arm} did not answer the sample: {error.problem.message}") from error
+            if status < 500 or not left:
+                hint = "is it a valid request?" if status >= 400 else "but not with JSON"
+                raise RolloutError(f"preflight: {arm} answered the sample with status {status}: {hint}") from error
+    raise AssertionError("unreachable: the last try returns or raises")
 
 
 def difference_of(stable: Any, canary: Any, at: str = "answer") -> str | None:

@@ -1,7 +1,7 @@
 """Who gets which share of the requests: the small interface that rollouts use."""
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from prefect_modeldeploy.traffic.endpoint import Endpoint
 from prefect_modeldeploy.traffic.windows import EndpointWindow
@@ -69,6 +69,14 @@ class TrafficRouter(Protocol):
 
     async def url(self, name: str) -> str:
         """Where clients call the endpoint, without a slash at the end."""
+        ...
+
+    async def ask(self, name: str, arm: str, payload: Any) -> Any:
+        """Send one request to an arm of the endpoint, chosen instead of drawn; returns the decoded answer.
+
+        Raises:
+            ProviderError: The arm does not answer, or says no.
+        """
         ...
 
 

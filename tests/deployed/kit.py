@@ -13,10 +13,12 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
+from prefect.events.filters import EventFilter, EventResourceFilter
 from prefect.exceptions import ObjectNotFound
 
 import prefect_modeldeploy.flows as flows
-from tests.flows.conftest import Site
+from tests.conftest import eventually
+from tests.flows.conftest import QUICK, Site
 
 ROOT = Path(__file__).parents[2]
 FLOWS = {flow.name for flow in vars(flows).values() if isinstance(flow, Flow)}
@@ -40,9 +42,9 @@ def running(environment: dict[str, str], *command: str, cwd: Path) -> Iterator[N
         process.wait(60)
 
 
-async def run(name: str, **parameters: Any) -> FlowRun:
+async def run(name: str, job_variables: dict[str, Any] | None = None, **parameters: Any) -> FlowRun:
     """Run a deployment to its end, which must be a good one."""
-    run = await run_deployment(name, parameters=parameters, timeout=150, poll_interval=0.5)
+    run = await run_deployment(name, parameters=parameters, job_variables=job_variables, timeout=200, poll_interval=0.5)
     assert run.state is not None
     assert run.state.is_completed(), f"{name}: {run.state.type} {run.state.message}"
     return run
@@ -88,6 +90,86 @@ async def is_on(name: str) -> bool:
     async with get_client() as client:
         [schedule] = (await client.read_deployment_by_name(name)).schedules
     return schedule.active
+
+
+NAMES = {flow: f"{flow}/{flow}" for flow in FLOWS} | {"scale-to-zero": "scale-to-zero/scale-down"}
+"""What flows/prefect.yaml calls the deployment of each flow."""
+
+TRANSITIONS = {
+    "planned",
+    "claimed",
+    "deployed",
+    "ready",
+    "attached",
+    "shifted",
+    "judged",
+    "promoted",
+    "retired",
+    "ended",
+}
+"""Of a rollout that goes well."""
+
+
+async def run_each_flow(site: Site, deployments: dict[str, str], **job_variables: Any) -> None:
+    """One after the other: what each leaves is what the next one finds."""
+    ran = set()
+
+    async def flow(name: str, **parameters: object) -> str | None:
+        ran.add(name)
+        return (await run(deployments[name], job_variables, **parameters)).state_name
+
+    target = site.target.endpoint
+    first, second = (f"{target}-{version}" for version in ("1", "2"))
+    candidate = spec_as_json(site, "2")
+    await flow("promote-to-production", target=target, candidate=spec_as_json(site, "1"), approval=None)
+    assert await site.arms() == {"stable": (first, 100.0)}
+
+    await flow("plan-rollout", target=target, candidate=candidate)
+    preview = await Artifact.aget(f"plan-local-{target}")
+    assert preview is not None
+    assert second in str(preview.data)
+    assert set(await deployments_of(site)) == {first}, "a dry run creates nothing"
+
+    async with await site.load() as answers:
+        await site.history(answers)
+        plan = QUICK.model_dump(mode="json")
+        assert await flow("canary-rollout", target=target, candidate=candidate, plan=plan) == "Promoted"
+    assert [failure for failure in answers.failures if failure != "status 500"] == []  # the models' own
+    assert await site.arms() == {"stable": (second, 100.0)}
+    waited = await Artifact.aget(f"{target}-ready")
+    assert waited is not None
+    assert (waited.type, float(str(waited.data))) == ("progress", 100.0)
+    await eventually(lambda: has_told(target, TRANSITIONS), 60, every=0.5)
+
+    await flow("roll-back", target=target, note="by hand")
+    assert await site.arms() == {"stable": (first, 100.0)}
+
+    await flow("reconcile-rollouts")  # all saved targets: nothing is lost, so nothing happens
+    assert await site.arms() == {"stable": (first, 100.0)}
+
+    await flow("scale-to-zero", targets=[target], only_if_idle_seconds=None)
+    assert set((await deployments_of(site)).values()) == {"SCALED_TO_ZERO"}
+    await flow("wake-up", targets=[target])
+    assert await deployments_of(site) == {first: "READY", second: "SCALED_TO_ZERO"}
+
+    await flow("fleet-report", targets=[target])
+    assert await rows_of("fleet-report") == {(first, "READY"), (second, "SCALED_TO_ZERO")}
+    await flow("clean-up-orphans", targets=[target], action="scale_to_zero", older_than_seconds=0)
+    assert {id for id, _ in await rows_of("clean-up-orphans", "What was done")} == {first, second}
+    assert await deployments_of(site) == {first: "READY", second: "SCALED_TO_ZERO"}
+    assert ran == FLOWS
+
+
+async def has_told(endpoint: str, transitions: set[str]) -> bool:
+    """Whether Prefect has an event for each of these."""
+    about = EventFilter(resource=EventResourceFilter(id=[f"modeldeploy.local.{endpoint}"]))
+    async with get_client() as client:
+        found = (await client.read_events(about, limit=50)).events
+    return {f"modeldeploy.rollout.{each}" for each in transitions} <= {event.event for event in found}
+
+
+async def deployments_of(site: Site) -> dict[str, str]:
+    return {id: status for id, status in (await site.deployments()).items() if id.startswith(site.target.model)}
 
 
 def spec_as_json(site: Site, version: str) -> Any:

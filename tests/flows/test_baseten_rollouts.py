@@ -53,6 +53,7 @@ async def _created(site: Hosted, number: int) -> str:
 async def test_a_canary_is_promoted_on_proof(tmp_path: Path) -> None:
     async with hosted("baseten", tmp_path, speed=FAST) as site:
         good = await _created(site, 0)
+        site.target = site.target.model_copy(update={"sample": {"x": 1}})  # both are asked before any traffic moves
         await site.control.set_speed(WATCHABLE)
         record = await _rollout(site, good)
         assert record.outcome == "promoted", record.reason

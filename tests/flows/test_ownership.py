@@ -7,9 +7,11 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from uuid import UUID
 
 import psutil
 import pytest
+from prefect.client.orchestration import get_client
 from prefect.settings import get_current_settings
 
 from prefect_modeldeploy import canary_rollout, orders, reconcile_rollouts
@@ -57,6 +59,13 @@ async def test_a_driver_that_sleeps_is_replaced_and_changes_nothing_when_it_wake
             sleeper.kill()
     assert sleeper.returncode != 0
     assert "StaleEpoch" in said
+    async with get_client() as client:
+        slept = (await client.read_flow_run(UUID(record.id))).state
+    assert slept is not None
+    assert slept.is_cancelled(), "nothing has failed"
+    assert slept.message is not None
+    assert slept.message.startswith(f"{record.endpoint} was taken over by the flow run resume-rollout/")
+    assert slept.message.endswith(record.reason)
     assert await site.endpoint() == before
     after = await _journal.load(site.target.endpoint)
     assert after is not None

@@ -130,6 +130,17 @@ async def test_what_is_excluded_by_name_or_environment_is_left_alone(pattern: st
         assert (await all_of(site.target))[before.id].autoscaling == before.autoscaling
 
 
+async def test_what_has_an_excluded_tag_is_left_alone(tmp_path: Path) -> None:
+    async with hosted("baseten", tmp_path) as site:
+        spec = site.candidate.model_copy(update={"options": {"labels": {"team": "risk"}}})
+        async with client_of(site.target) as client:
+            made = await client.create(spec)
+        assert made.tags == ("team=risk",)
+        rows = await scale_to_zero([site.target], only_if_idle_seconds=None, exclude=["team=*"])
+        assert {row.deployment: row.reason for row in rows if row.action == "kept"}[made.id] == "excluded by 'team=*'"
+        assert any(row.action != "kept" for row in rows), "the others are let go"
+
+
 @pytest.mark.slow
 async def test_wake_finds_what_scale_to_zero_stopped_and_leaves_what_somebody_else_did(tmp_path: Path) -> None:
     async with running_sandbox("fiddler") as sandbox:

@@ -130,6 +130,21 @@ async def test_weights_are_in_force_when_the_call_returns(node: RunningNode) -> 
         await node.client.set_weights("weights", {"canary": share, "stable": 100 - share})
         seen = {(await node.predict(url, 1)).json() for _ in range(20)}
         assert seen == {pids["canary" if share else "stable"]}
+    for arm, pid in pids.items():
+        assert await node.client.ask("weights", arm, 1) == pid, "an arm can be asked whatever its share"
+
+
+async def test_who_reaches_the_control_api_alone_reaches_the_models_by_way_of_it(node: RunningNode) -> None:
+    for name in ("far-a", "far-b"):
+        await node.deploy(name, "toy_models:pid")
+    await node.route("far", **{"far-a": 100, "far-b": 0})
+    [pid] = await node.replica_pids("far-b")
+    relay = f"{node.info.control_url}/v1/gateway"
+    headers = {"Authorization": f"Bearer {node.home.token().get_secret_value()}", "X-Modeldeploy-Arm": "canary"}
+    for path in ("far/predict", "-/far-b/predict"):
+        assert (await node.http.post(f"{relay}/{path}", json=1, headers=headers)).json() == pid
+    assert (await node.http.post(f"{relay}/nobody/predict", json=1, headers=headers)).status_code == 404
+    assert (await node.http.post(f"{relay}/far/predict", json=1)).status_code == 401
 
 
 async def test_an_older_epoch_is_refused(node: RunningNode) -> None:

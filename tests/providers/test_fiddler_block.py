@@ -9,6 +9,7 @@ import pytest
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
 from pydantic import SecretStr, ValidationError
 
+from prefect_modeldeploy.block_scripts import run
 from prefect_modeldeploy.errors import AuthenticationFailed, InvalidInput
 from prefect_modeldeploy.providers.fiddler import FiddlerCredentials
 from tests.providers.fiddler_kit import Account, account, credentials, fiddler_sandbox
@@ -117,7 +118,7 @@ async def test_the_script_names_a_missing_variable_in_one_line(
         if name != missing:
             monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as ended:
-        await asyncio.to_thread(script.run)
+        await asyncio.to_thread(run, script.main, script.VARIABLES)
     said = str(ended.value)
     assert said.startswith(f"{missing} is not set")
     assert "\n" not in said
@@ -126,20 +127,17 @@ async def test_the_script_names_a_missing_variable_in_one_line(
 
 @pytest.mark.usefixtures("prefect_server")
 async def test_the_script_saves_the_block_and_does_it_again(
-    account: Account, script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    account: Account, script: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = account.sandbox["fiddler"]
     given = {"FIDDLER_URL": told["base_url"], "FIDDLER_TOKEN": told["token"], "FIDDLER_PROJECT": "bank_churn"}
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    for _ in range(2):
-        await script.main()
-        said = capsys.readouterr().out
-        assert "saved fiddler-credentials/fiddler; v3 API, 1 model versions" in said
-        assert told["token"] not in said
+    for done in ("created", "updated"):
+        assert await script.main() == f"{done} fiddler-credentials/fiddler; v3 API, 1 model versions"
     saved = await FiddlerCredentials.aload("fiddler")
     assert (saved.project, saved.base_url) == ("bank_churn", told["base_url"])
     monkeypatch.setenv("FIDDLER_TOKEN", TOKEN)
     with pytest.raises(SystemExit, match=r"^fiddler: .*Invalid token") as ended:
-        await asyncio.to_thread(script.run)
+        await asyncio.to_thread(run, script.main, script.VARIABLES)
     assert TOKEN not in str(ended.value)

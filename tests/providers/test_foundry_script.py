@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from prefect_modeldeploy.block_scripts import run
 from prefect_modeldeploy.providers.foundry import FoundryCredentials
 from tests.providers.foundry_kit import Foundry, shared_foundry, stack
 
@@ -34,7 +35,7 @@ async def said_by(script: Any, monkeypatch: pytest.MonkeyPatch, variables: dict[
     for name, value in variables.items():
         monkeypatch.setenv(f"FOUNDRY_{name}", value)
     with pytest.raises(SystemExit) as ended:
-        await asyncio.to_thread(script.run)
+        await asyncio.to_thread(run, script.main, script.VARIABLES)
     said = str(ended.value)
     assert "\n" not in said
     assert "planted" not in said
@@ -49,23 +50,20 @@ async def test_a_missing_variable_is_named(script: Any, monkeypatch: pytest.Monk
 
 async def test_what_cannot_work_is_one_line(stack: Foundry, script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = {"BASE_URL": "http://stack.example"}
-    assert "foundry: base_url=" in await said_by(script, monkeypatch, GIVEN | bad)
+    assert "FOUNDRY_BASE_URL=" in await said_by(script, monkeypatch, GIVEN | bad)
     wrong = {"BASE_URL": stack.sandbox["foundry"]["base_url"], "MODEL": stack.model}
     assert "invalid_client" in await said_by(script, monkeypatch, GIVEN | wrong)
 
 
 @pytest.mark.usefixtures("prefect_server")
-async def test_the_block_is_saved_again_and_again(
-    stack: Foundry, script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_the_block_is_saved_again_and_again(stack: Foundry, script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     about = stack.sandbox["foundry"]
     given = {"BASE_URL": about["base_url"], "MODEL": stack.model, "TOKEN": about["token"]}
     for name, value in given.items():
         monkeypatch.setenv(f"FOUNDRY_{name}", value)
-    for _ in range(2):
-        await script.main()
-        said = capsys.readouterr().out
-        assert f"saved foundry-credentials/foundry; 1 live deployments of {stack.model}" in said
+    for done in ("created", "updated"):
+        said = await script.main()
+        assert said == f"{done} foundry-credentials/foundry; 1 live deployments of {stack.model}"
         assert about["token"] not in said
     saved = await FoundryCredentials.aload("foundry")
     async with saved.get_client() as client:

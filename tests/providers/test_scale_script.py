@@ -30,9 +30,9 @@ async def test_it_checks_the_key_saves_the_block_and_can_be_run_again() -> None:
     async with running_sandbox("scale") as sandbox:
         ready = sandbox["scale"]
         variables = {"SCALE_API_KEY": ready["api_key"], "SCALE_ACCOUNT_ID": ready["account_id"]}
-        for _ in range(2):
+        for done in ("created", "updated"):
             code, said = await run(**variables, SCALE_BASE_URL=ready["base_url"], SCALE_BLOCK="from-script")
-            assert (code, said) == (0, "saved scale-credentials/from-script; 1 deployments")
+            assert (code, said) == (0, f"{done} scale-credentials/from-script; 1 deployments")
         saved = await ScaleCredentials.aload("from-script")
         assert saved.base_url == ready["base_url"]
         code, said = await run(SCALE_API_KEY="wrong", SCALE_BASE_URL=ready["base_url"], SCALE_BLOCK="never")
@@ -42,4 +42,4 @@ async def test_it_checks_the_key_saves_the_block_and_can_be_run_again() -> None:
 
 
 async def test_a_missing_key_is_one_clear_line() -> None:
-    assert await run() == (1, "SCALE_API_KEY is not set: give the API key of the Scale platform")
+    assert await run() == (1, "SCALE_API_KEY is not set: the table at the top of create_scale.py says what it is")

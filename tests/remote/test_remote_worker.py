@@ -48,7 +48,7 @@ class Node:
     def reached_from_elsewhere(self) -> DeploymentTarget:
         reach = {"url": self.info.remote_url, "token": self.token, "ca_file": str(self.ca_file)}
         credentials, gateway = LocalServing.model_validate(reach), Gateway.model_validate(reach)
-        return DeploymentTarget(credentials=credentials, gateway=gateway, model="far", endpoint="far")
+        return DeploymentTarget(credentials=credentials, gateway=gateway, model="far", endpoint="far", sample=[1.0])
 
 
 @pytest_asyncio.fixture(scope="module")

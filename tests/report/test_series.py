@@ -116,6 +116,9 @@ def test_the_verdict_of_a_promotion_falls_before_the_bake_and_a_roll_back_during
     assert series.verdict_at(baked, [*points, *bake]) == points[-1].at
     undone = baked.model_copy(update={"outcome": "rolled_back"})
     assert series.verdict_at(undone, [*points, *bake]) == bake[-1].at
+    late = watched.model_copy(update={"at": 900.0})
+    silent = undone.model_copy(update={"decided_by": "deadline", "steps": (late,)})
+    assert series.verdict_at(silent, points) == 900.0, "nobody called for a while before"
 
 
 def test_the_average_of_evidence_is_weighted_like_the_judges_and_never_overflows() -> None:

@@ -19,7 +19,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -94,6 +94,14 @@ class RollingPromotion:
         """Where clients call the environment."""
         model, _, _ = await self._look()
         return self._client.inference.url(model, environment_path(self._environment))
+
+    async def ask(self, name: str, arm: str, payload: Any) -> Any:
+        """Send one request to the very deployment that is an arm."""
+        arms = {each.name: each.upstream for each in (await self.get_endpoint(name)).arms}
+        if arm not in arms:
+            problem = Problem(f"it has no {arm}: nothing is being promoted to {self._environment}")
+            raise Conflict(PROVIDER, f"ask {name}", problem)
+        return await self._client.predict(arms[arm], payload)
 
     # --- moving ----------------------------------------------------------------------------------------------------
 

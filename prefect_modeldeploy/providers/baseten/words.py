@@ -121,6 +121,7 @@ def translate(raw: Any, endpoint_url: str, console_url: str | None = None) -> De
         model_id=vendor.model_id,
         version=str((vendor.labels or {}).get("modeldeploy-version") or vendor.name),
         environment=vendor.environment or ("development" if vendor.is_development else None),
+        tags=tuple(f"{k}={v}" for k, v in (vendor.labels or {}).items() if not k.startswith("modeldeploy-")),
         status=status,
         provider_status=vendor.status,
         reason=_REASONS.get(vendor.status),

@@ -11,6 +11,7 @@ from prefect_docker import DockerHost, DockerRegistryCredentials
 from pydantic import Field, SecretStr, model_validator
 
 from prefect_modeldeploy.deployments import Deployment
+from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.providers.base import ServingClient, ServingCredentials
 from prefect_modeldeploy.providers.docker.client import DockerClient
 from prefect_modeldeploy.providers.docker.containers import Container
@@ -76,9 +77,9 @@ class DockerServing(ServingCredentials):
         try:
             bind = ipaddress.IPv4Address(self.bind_address)
         except ValueError as error:
-            raise ValueError(f"bind_address={self.bind_address!r}: must be an IPv4 address: {error}") from None
+            raise InvalidInput("bind_address", self.bind_address, f"must be an IPv4 address: {error}") from None
         if bind.is_unspecified and self.address is None:
-            raise ValueError(f"address=None: say where ports at bind_address={self.bind_address!r} are reached")
+            raise InvalidInput("address", None, f"say where ports at bind_address={self.bind_address!r} are reached")
         if self.lowest_port > self.highest_port:
             raise ValueError(f"lowest_port={self.lowest_port} must not be above highest_port={self.highest_port}")
         return self

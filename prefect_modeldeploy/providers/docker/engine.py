@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from threading import Lock
@@ -133,8 +134,7 @@ class Engine:
             return
         if when == "never":
             raise InvalidInput("source", image, "is not on the Docker host, and options.pull is 'never'")
-        if self._registry is not None:
-            await self._login(self._registry)
+        await self.login()
         repository, tag = parse_repository_tag(image)
         try:
             said = await self._call(f"pull {image}", lambda engine: engine.api.pull(repository, tag=tag or "latest"))
@@ -152,7 +152,14 @@ class Engine:
             return False
         return True
 
-    async def _login(self, registry: DockerRegistryCredentials) -> None:
+    async def login(self) -> None:
+        """Show the block's credentials to its registry; without one there is nothing to do.
+
+        Raises:
+            AuthenticationFailed: The registry does not take them.
+        """
+        if (registry := self._registry) is None:
+            return
         engine = await self._call("connect", lambda engine: engine)
         try:
             await registry.login(engine)
@@ -177,8 +184,12 @@ class Engine:
         except APIError as error:
             raise self._refusal(operation, error) from None
         except (DockerException, requests.RequestException) as error:
-            problem = Problem(f"no Docker engine answers: {self._redact(str(error))}")
+            problem = Problem(f"no Docker engine answers at {self._address}: {self._redact(str(error))}")
             raise ProviderUnavailable(PROVIDER, operation, problem) from None
+
+    @property
+    def _address(self) -> str:
+        return self._host.base_url or os.environ.get("DOCKER_HOST") or "the usual socket"
 
     def _refusal(self, operation: str, error: APIError) -> ProviderError:
         status = error.response.status_code if error.response is not None else None

@@ -78,6 +78,7 @@ def deployment_of(containers: Sequence[Container], address: str, reason: str | N
         model_id=spec.model,
         version=spec.version,
         environment=spec.environment,
+        tags=tuple(f"{name}={value}" for name, value in (spec.options.get("labels") or {}).items()),
         status=status,
         provider_status=", ".join(sorted({one.word for one in active})),
         reason=reason,
