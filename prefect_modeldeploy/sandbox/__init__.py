@@ -4,7 +4,7 @@
 
 How to add an emulator: one file, `prefect_modeldeploy/sandbox/<vendor>.py`, found by its name. It holds
 
-1. a module docstring with the table "vendor behaviour that is unknown -> what the emulator does";
+1. a module docstring; what it does where the vendor's behaviour is unknown goes into the table in docs/sandbox.md;
 2. `class <Vendor>Emulator(Emulator)` with
    - `name`, and `timelines`: the vendor's words with realistic durations in seconds (speed 1), e.g.
      `{"create": Timeline((("UPDATE_PENDING", 5), ("UPDATE_IN_PROGRESS", 60)), "READY", failed="UPDATE_FAILED")}`;

@@ -74,6 +74,10 @@ class SandboxControl:
         """Decide what becomes of a life cycle that has not begun yet; see `lifecycle.Fate` for the fields."""
         return Fate.model_validate(await self._call("POST", "/v1/fates", fields))
 
+    async def fates(self) -> list[Fate]:
+        """Those that have not struck yet."""
+        return [Fate.model_validate(one) for one in (await self._call("GET", "/v1/fates"))["fates"]]
+
     async def release(self, *match: str, provider: str | None = None) -> int:
         """Let stuck and slow life cycles go on: those with these ids or names, or all. Returns how many."""
         answer = await self._call("POST", "/v1/release", {"provider": provider, "match": list(match) or None})
@@ -82,6 +86,10 @@ class SandboxControl:
     async def behave(self, **fields: Any) -> Behaviour:
         """Decide what deployments answer; see `behaviours.Behaviour` for the fields."""
         return Behaviour.model_validate(await self._call("POST", "/v1/behaviours", fields))
+
+    async def behaviours(self) -> list[Behaviour]:
+        """Those that are set, the strongest first."""
+        return [Behaviour.model_validate(one) for one in (await self._call("GET", "/v1/behaviours"))["behaviours"]]
 
     async def requests(self, **globs: Any) -> list[Request]:
         """The requests that came; `provider`, `method` and `path` are globs, `after` is a number."""

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 INSTALL_SECONDS = 540
-RUN_SECONDS = 120
+RUN_SECONDS = 300
 
 _PRELUDE = """\
 import json, sys

@@ -126,3 +126,12 @@ MAKERS: dict[str, Callable[[RunningSandbox, Path], Awaitable[Hosted]]] = {
 async def hosted(provider: str, directory: Path, speed: float = 0.0) -> AsyncIterator[Hosted]:
     async with running_sandbox(provider, speed=speed) as sandbox:
         yield await MAKERS[provider](sandbox, directory)
+
+
+async def up(site: Hosted) -> str:
+    """The candidate, ready to be promoted."""
+    async with client_of(site.target) as client:
+        made = await client.create(site.candidate)
+        async for _ in client.wait([made.id], lambda one: one.ready, model=site.target.model, timeout_seconds=60):
+            pass
+    return made.id

@@ -26,7 +26,7 @@ from prefect_modeldeploy.sandbox.journal import Request
 from prefect_modeldeploy.target import client_of
 from prefect_modeldeploy.tasks import _journal
 from tests.conftest import eventually
-from tests.flows.hosted import MAKERS, Hosted, hosted
+from tests.flows.hosted import MAKERS, Hosted, hosted, up
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
@@ -152,15 +152,6 @@ async def test_a_promotion_that_the_vendor_refuses_is_rolled_back_and_changes_no
         record = await promote_to_production(site.target, candidate, mode="native")
         assert (record.outcome, record.decided_by, "403" in record.reason) == ("rolled_back", "error", True)
         assert await site.served() == before
-
-
-async def up(site: Hosted) -> str:
-    """The candidate, ready to be promoted."""
-    async with client_of(site.target) as client:
-        made = await client.create(site.candidate)
-        async for _ in client.wait([made.id], lambda one: one.ready, model=site.target.model, timeout_seconds=60):
-            pass
-    return made.id
 
 
 async def answered(site: Hosted, method: str, path: str) -> list[Request]:

@@ -15,7 +15,17 @@ from prefect_modeldeploy.deployments import (
 from prefect_modeldeploy.errors import Conflict, DeploymentFailed, InvalidInput, NotFound, UnsupportedOperation
 from prefect_modeldeploy.providers.fiddler import DeploymentParams, FiddlerClient
 from prefect_modeldeploy.providers.fiddler.notes import read_notes
-from tests.providers.fiddler_kit import PACKAGE, Account, account, artifact, fiddler, fiddler_sandbox, seed, spec
+from tests.providers.fiddler_kit import (
+    PACKAGE,
+    Account,
+    account,
+    artifact,
+    credentials,
+    fiddler,
+    fiddler_sandbox,
+    seed,
+    spec,
+)
 from tests.sandbox.kit import RunningSandbox
 
 __all__ = ["account", "fiddler_sandbox"]
@@ -256,6 +266,19 @@ async def test_a_version_that_does_not_start_is_not_promoted(sandbox: RunningSan
     with pytest.raises(DeploymentFailed, match="ModelServeError: OOM"):
         await client.promote(seed(sandbox), environment="production")
     assert (await client.get(seed(sandbox))).environment is None
+
+
+async def test_a_version_that_never_gets_ready_is_given_no_role(sandbox: RunningSandbox, tmp_path: Path) -> None:
+    """Said as a failure: a promotion that merely took too long might have happened, and would be brought to its end."""
+    async with credentials(sandbox, job_timeout_seconds=0.2).get_client() as client:
+        await client.promote(seed(sandbox), environment="production")
+        second = (await client.create(spec(artifact(tmp_path)))).id
+        await client.stop(second)
+        await sandbox.control.fate(provider="fiddler", timeline="update", outcome="stuck")
+        with pytest.raises(DeploymentFailed, match="job_timeout_seconds"):
+            await client.promote(second, environment="production")
+        roles = {d.id: d.environment for d in await client.find(model="churn")}
+        assert roles == {seed(sandbox): "production", second: None}
 
 
 async def test_delete_takes_only_what_this_package_made(

@@ -214,6 +214,15 @@ async def test_a_version_that_is_not_found_just_after_it_was_made_is_waited_for(
     assert (await account.client.create(spec(artifact(tmp_path)))).ready
 
 
+async def test_a_version_that_is_listed_but_not_found_yet_is_waited_for(account: Account, tmp_path: Path) -> None:
+    former = 1  # the newest version so far is read first, to copy its fields
+    await account.control.fault(
+        method="GET", path="/v3/models/????????-*", kind="status", status=404, skip=former, times=2
+    )
+    assert (await account.client.create(spec(artifact(tmp_path)))).ready
+    assert await account.versions() == ["v1", "v2"]
+
+
 async def test_a_deployment_that_is_shown_late_is_not_taken_for_missing(account: Account, tmp_path: Path) -> None:
     await account.control.fault(method="POST", path="*/deploy-artifact", kind="lost_answer")
     await account.control.fault(method="GET", path=DEPLOYMENT, kind="status", status=404, skip=1, times=1)

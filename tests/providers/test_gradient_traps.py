@@ -139,8 +139,9 @@ async def test_a_spec_that_somebody_wrote_by_hand_keeps_every_field() -> None:
         await client.scale(made.id, Autoscaling(min_replicas=2, max_replicas=6))
         await client.stop(made.id)
         await client.start(made.id)
+        await client.update(made.id, DeploymentUpdate(source="nginx:2"))
         data = (await client.history(made.id))[0].data
-        expected = {**config, "enabled": True, "resources": {**config["resources"], "replicas": 2}}
+        expected = {**config, "image": "nginx:2", "enabled": True, "resources": {**config["resources"], "replicas": 2}}
         expected["resources"]["autoscaling"] = {
             **config["resources"]["autoscaling"], "enabled": True, "maxReplicas": 6,
         }  # fmt: skip

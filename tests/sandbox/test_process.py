@@ -15,14 +15,47 @@ import pytest
 from tests.conftest import eventually
 from tests.sandbox.kit import sandbox_process
 
+READY = {
+    "baseten": ({"base_url", "inference_url", "api_key"}, {"model_id", "deployment_id"}),
+    "scale": ({"base_url", "api_key", "account_id"}, {"model_instance_id"}),
+    "foundry": (
+        {"base_url", "token", "client_id", "client_secret"},
+        {"model_rid", "model_version_rid", "branch"},
+    ),
+    "fiddler": (
+        {"base_url", "token", "organization"},
+        {"project_id", "project_name", "model_id", "model_name", "dataset_id"},
+    ),
+    "gradient": ({"base_url", "graphql_url", "api_key"}, {"project_id"}),
+}
+"""The ready file: what is told of each provider, and of its first world."""
 
-async def test_the_ready_file_has_the_promised_form_when_all_answer(tmp_path: Path) -> None:
+
+async def test_the_command_line_starts_all_five_in_one_process_with_the_promised_ready_file(tmp_path: Path) -> None:
+    file = tmp_path / "ready.json"
+    start = ("sandbox", "start", "--ready-file", str(file), "--speed", "0")
+    process = await create_subprocess_exec(
+        *(sys.executable, "-m", "prefect_modeldeploy.cli", *start), stdout=subprocess.DEVNULL
+    )
+    try:
+        await eventually(lambda: file.exists() or process.returncode is not None)
+        ready = json.loads(file.read_text())
+        assert set(ready) == {"control_url", *READY}
+        assert {name: (set(ready[name]) - {"seed"}, set(ready[name]["seed"])) for name in READY} == READY
+        async with httpx.AsyncClient(trust_env=False) as http:
+            assert set((await http.get(f"{ready['control_url']}/v1/status")).json()["providers"]) == set(READY)
+            answers = {name: await http.get(ready[name]["base_url"]) for name in READY}
+        assert all(answer.status_code < 500 for answer in answers.values()), answers
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def test_the_ready_file_is_written_when_all_answer_for_nobody_else_to_read(tmp_path: Path) -> None:
     async with sandbox_process(tmp_path, "scale") as (sandbox, process):
         assert stat.S_IMODE((tmp_path / "ready.json").stat().st_mode) == 0o600
         assert set(sandbox.ready) == {"control_url", "scale"}
         scale = sandbox["scale"]
-        assert set(scale) == {"base_url", "api_key", "account_id", "seed"}
-        assert set(scale["seed"]) == {"model_instance_id"}
         async with httpx.AsyncClient(trust_env=False, headers={"x-api-key": scale["api_key"]}) as http:
             found = await http.get(f"{scale['base_url']}/v4/models/{scale['seed']['model_instance_id']}/deployments")
         assert [one["status"] for one in found.json()["items"]] == ["READY"]

@@ -59,9 +59,6 @@ STATUSES: Mapping[str, DeploymentStatus] = {
 IN_PROGRESS = frozenset({"BUILDING", "DEPLOYING", "LOADING_MODEL", "UPDATING", "WAKING_UP"})
 """Words after which INACTIVE means that nothing was found to run on."""
 
-RECEIVES = frozenset({"ACTIVE", "UPDATING", "SCALED_TO_ZERO", "WAKING_UP"})
-"""Words in which a deployment may receive traffic."""
-
 NO_CAPACITY = (
     "INACTIVE without an error: Baseten found no capacity for its instance type (or somebody deactivated it); "
     "try another instance type, or start it again later"

@@ -356,14 +356,22 @@ class FiddlerClient(ServingClient):
         return await self._look(id)
 
     async def ready(self, id: str, model: str) -> Deployment:
-        """Wait until a deployment is ready; a stopped one is started first. Raises DeploymentFailed, WaitTimeout."""
+        """Wait until a deployment is ready; a stopped one is started first.
+
+        Raises:
+            DeploymentFailed: It failed, or is not ready after `job_timeout_seconds`.
+        """
         deployment = await self.get(id)
         if deployment.status == "STOPPED":
             deployment = await self.start(id)
         if not deployment.ready:
             waiting = self.wait([id], lambda d: d.ready, model=model, timeout_seconds=self.job_timeout_seconds)
-            async for seen in waiting:
-                deployment = seen[0]
+            try:
+                async for seen in waiting:
+                    deployment = seen[0]
+            except WaitTimeout as error:  # what follows is ours to do: nothing was changed, and nothing will be
+                reason = f"it is not ready after {self.job_timeout_seconds:g} s: look at its job, or raise "
+                raise DeploymentFailed(id, reason + "job_timeout_seconds on the block") from error
         return deployment
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 async def promote(client: "FiddlerClient", id: str, environment: str) -> Deployment:
-    """Give a version the role. Doing it again changes nothing. Raises DeploymentFailed, WaitTimeout, NotFound."""
+    """Give a version the role once it is ready. Doing it again changes nothing. Raises DeploymentFailed, NotFound."""
     api = client.needs_v3("promote")
     model = await api.model(id)
     await client.ready(id, model.name)
@@ -31,6 +31,7 @@ async def roll_back(client: "FiddlerClient", id: str, environment: str) -> Deplo
     """Give the role back to the former version, and return it. When another one has the role by now, that one is kept.
 
     Raises:
+        DeploymentFailed: The former version does not get ready; the role stays where it is.
         InvalidInput: No version has the role, or nothing had it before.
     """
     api = client.needs_v3("roll back")

@@ -266,7 +266,8 @@ class ScaleClient(ServingClient):
             The decoded answer; with `"stream": True` in the payload all events as one text, as at the vendor's client.
         """
         if not isinstance(payload, Mapping):
-            raise InvalidInput("payload", payload, "Scale takes a JSON object, such as {'prompts': ['hello']}")
+            hint = "Scale takes a JSON object, such as {'prompts': ['hello']}"
+            raise InvalidInput("payload", type(payload).__name__, hint)
         if path in (None, "execute"):
             where = self._path(deployment_id) + "/execute"
         elif path in TYPED_INFERENCE:

@@ -28,9 +28,6 @@ ModelVendor = Literal[
 EndpointType = Literal["SYNC", "ASYNC", "STREAMING", "BATCH"]
 IdentityType = Literal["user", "service_account"]
 
-MOST_WORKERS = 250
-"""Of the Launch backend (`MAX_ENDPOINT_SIZE`); whether SGP has the same bound is unknown, so it is not checked here."""
-
 R = TypeVar("R", bound="Request")
 
 

@@ -203,8 +203,8 @@ def refuse(spec: Any) -> None:
         ("source", "a V4 deployment serves its model's template: create a template and a model, or set api to v5"),
         ("env", "environment variables belong to the model's template (bundle_config.env)"),
     ):
-        if getattr(spec, name):
-            raise InvalidInput(name, getattr(spec, name), hint)
+        if value := getattr(spec, name):
+            raise InvalidInput(name, sorted(value) if name == "env" else value, hint)  # never its values
 
 
 def to_request(spec: DeploymentSpec, account_id: str | None, call: str) -> NewDeployment:

@@ -205,7 +205,7 @@ class ScaleV5Client(ServingClient):
         if path is not None:
             raise InvalidInput("path", path, "V5 has one way to infer; leave it out")
         if not isinstance(payload, Mapping):
-            raise InvalidInput("payload", payload, "Scale takes a JSON object")
+            raise InvalidInput("payload", type(payload).__name__, "Scale takes a JSON object")
         now = await self._get(deployment_id)
         body = {"model": f"{now.get('model_vendor')}/{now.get('name')}", "args": dict(payload)}
         answer = await self._transport.call("POST", "/v5/inference", json=body, timeout=PREDICT_TIMEOUT_SECONDS)
@@ -364,7 +364,7 @@ def _configuration(vendor: str, wanted: DeploymentSpec | DeploymentUpdate, optio
     infra |= workers(wanted.autoscaling) | size(wanted.resources, "LLMENGINE")
     if vendor != "launch":
         if wanted.env:
-            raise InvalidInput("env", dict(wanted.env), "llmengine takes no environment variables")
+            raise InvalidInput("env", sorted(wanted.env), "llmengine takes no environment variables")
         model = {"model": wanted.source} if wanted.source else {}
         return {**model, **infra, **{name: named[name] for name in _LLM if name in named}}
     image = {name: named[name] for name in _IMAGE if name in named}

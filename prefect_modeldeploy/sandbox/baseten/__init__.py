@@ -16,34 +16,7 @@ Fates of life cycles (control API): `create` (BUILDING, DEPLOYING, LOADING_MODEL
 to, or copied for, an environment that serves already: it passes SCALED_TO_ZERO), `activate`, `deactivate`, `promotion`
 (RELEASING). A failure with "capacity" in its reason ends INACTIVE, silently; with "unhealthy", UNHEALTHY.
 
-What is unknown about Baseten, and what the emulator does; our client must not rely on any of it:
-
-| unknown                                                     | the emulator                                          |
-|-------------------------------------------------------------|-------------------------------------------------------|
-| a second promotion while one runs                           | 400 VALIDATION_ERROR                                  |
-| promoting what has failed, is inactive, or serves already   | 400 VALIDATION_ERROR                                  |
-| deleting a deployment that serves an environment            | 400 VALIDATION_ERROR                                  |
-| deleting the environment `production`                       | 400 VALIDATION_ERROR                                  |
-| settings out of bounds, min above max                       | 400 VALIDATION_ERROR, the field named                 |
-| further keys in bodies that declare none / do not say       | 400 / ignored                                         |
-| a promotion control in the wrong phase                      | 400; pause: RAMPING_UP, resume: PAUSED, force: both   |
-|                                                             | and RAMPING_DOWN                                      |
-| cancelling a rolling promotion while RELEASING              | CANCELED at once                                      |
-| names of models, deployments, environments that are taken   | 400 VALIDATION_ERROR                                  |
-| grammar of environment names                                | lower-case letters, digits, dashes; 40 at most        |
-| no Authorization header                                     | 403 PERMISSION_DENIED, as with a wrong key            |
-| `in_progress_promotion` after the end                       | null                                                  |
-| QUEUED                                                      | never: ACCEPTED, applied after 2 s; or UNCHANGED      |
-| PATCH autoscaling of a deployment that serves an environment| changes the environment's settings too                |
-| how long steps take                                         | RELEASING 5 s at least, 20 s a step and stabilization |
-| metrics of requests                                         | counted in our time, as they come at our pace; they   |
-|                                                             | show 180 s / speed later, 0 until then                |
-| short ids of replicas                                       | one known replica: the first 5 letters of the id      |
-| rate limits                                                 | none by itself; the fault `status=429` has the        |
-|                                                             | vendor's envelope                                     |
-| logs of builds                                              | one line a life cycle                                 |
-| regions, restricted environments, schedules, shadow rules   | kept or told, without effect                          |
-| development patches, webhooks of async requests             | not there (404); nothing is sent                      |
+What is unknown about Baseten, and what the emulator does: the table in docs/sandbox.md.
 """
 
 from collections.abc import Sequence

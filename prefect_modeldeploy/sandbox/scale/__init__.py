@@ -1,33 +1,7 @@
 """Scale's SGP: the V4 API (models, deployments, templates, groups, model servers, usage) and V5 models.
 
 Facts: the public OpenAPI document of "Get Deployment" and the official clients scale-gp 0.1.0a62, scale-gp-beta 0.7.0.
-Where nobody outside knows what the vendor does, this is what the emulator does, and no client may rely on it:
-
-| vendor behaviour that is unknown                | what the emulator does                                           |
-|-------------------------------------------------|------------------------------------------------------------------|
-| status words beyond READY                       | the Launch backend's: UPDATE_PENDING, UPDATE_IN_PROGRESS, READY, |
-|                                                 | UPDATE_FAILED, DELETE_IN_PROGRESS, then 404                      |
-| bodies of 400, 401, 403, 404, 409, 5xx          | `{"detail": "<text>"}`                                           |
-| a wrong API key; another account                | 401; 403                                                         |
-| unknown fields of a body                        | ignored                                                          |
-| PATCH of vendor_configuration, metadata,        | replaces the object whole; absent fields go back to their        |
-| creation parameters                             | defaults; another vendor is a 400                                |
-| bounds of workers                               | Launch's: 0 <= min, 0 <= max <= 250, per_worker > 0, else 400    |
-| PATCH while an update runs                      | accepted; the life cycle starts again                            |
-| uniqueness of names and aliases                 | names are not unique; a server's alias is (409)                  |
-| execute before the first READY                  | 503                                                              |
-| execute while updated                           | served: Launch rolls with maxUnavailable 0                       |
-| execute at zero workers                         | held up to 30 s of our time while a worker starts, then 504      |
-| execute with max_workers 0                      | 400                                                              |
-| the model raises                                | 500 `{"detail": ...}`                                            |
-| workers while idle                              | down to min_workers after 300 s without need                     |
-| changing the deployment of a built-in model     | 400                                                              |
-| deleting a model that has deployments           | 409; deleting one behind a server: allowed, the server then 404s |
-| rollback of a server                            | one step: swaps the current and the former backend; 400 if none  |
-| PUT of the backend that it has already          | accepted, and the former backend becomes the same                |
-| sort_by, joined with commas                     | split at commas; an unknown field is a 422                       |
-| V5: update or delete while deploying            | 409                                                              |
-| V5: vendors that need no deployment             | ready at once                                                    |
+What nobody outside knows, and what the emulator does: the table in docs/sandbox.md.
 """
 
 from collections.abc import Sequence
