@@ -76,9 +76,12 @@ async def run_rollout(
 async def driven(record: RolloutRecord, effects: Effects) -> RolloutRecord:
     """Drive a rollout; returns what a flow returns."""
     try:
-        return final(await drive(record, effects))
+        ended = await drive(record, effects)
     except StaleEpoch as error:
         return surrendered(error)
+    if ended.decided_by == "cancellation" != record.decided_by:  # of this run, and Prefect takes no other end of it
+        return cast(RolloutRecord, Cancelled(message=ended.reason or None))
+    return final(ended)
 
 
 def surrendered(error: StaleEpoch) -> RolloutRecord:
@@ -94,8 +97,6 @@ def final(record: RolloutRecord) -> RolloutRecord:
     Raises:
         RolloutError: A roll-back could not be done; what served before it serves still.
     """
-    if record.decided_by == "cancellation":  # of a run that is `Cancelling` Prefect takes no other end
-        return cast(RolloutRecord, Cancelled(message=record.reason or None))
     if record.kind == "roll_back" and record.outcome != "promoted":
         raise RolloutError(f"{record.endpoint} was not rolled back, what served serves still: {record.reason}")
     name = (record.outcome or "ended").replace("_", " ").title().replace(" ", "")
