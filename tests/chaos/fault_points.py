@@ -6,6 +6,7 @@
 import argparse
 import asyncio
 import itertools
+import json
 import multiprocessing
 import os
 import sys
@@ -13,7 +14,8 @@ import tempfile
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,10 @@ _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["tests.chaos.stories"])
 
 
+Point = tuple[str, str, str]
+"""Story, `<place>:<when>`, how."""
+
+
 @dataclass
 class Trial:
     """One accident, and what was found wrong after it."""
@@ -50,6 +56,14 @@ class Trial:
     violations: list[str] = field(default_factory=list)
     lost: int = 0
     answered: int = 0
+
+    @property
+    def where(self) -> Point:
+        return self.story, self.point, self.how
+
+    @property
+    def is_well(self) -> bool:
+        return not (self.violations or self.lost)
 
 
 def points(story: str) -> list[tuple[str, str]]:
@@ -166,17 +180,20 @@ def show(trials: Sequence[Trial]) -> bool:
     console = Console(width=140)
     console.print(table)
     for trial in trials:
-        if trial.violations or trial.lost:
+        if not trial.is_well:
             console.print(trial)
     print(
         f"{len(trials)} points, {sum(len(t.violations) for t in trials)} violations, "
         f"{sum(t.answered for t in trials):,} requests, {sum(t.lost for t in trials)} lost"
     )
-    return not any(trial.violations or trial.lost for trial in trials)
+    return all(trial.is_well for trial in trials)
 
 
-async def try_points(home: Path, chosen: Sequence[tuple[str, str, str]]) -> list[Trial]:
-    """One after the other; each takes some seconds. A trial that fails is a violation, and the next one is tried."""
+async def try_points(home: Path, chosen: Sequence[Point], journal: Path | None = None) -> list[Trial]:
+    """One after the other; each takes some seconds. A trial that fails is a violation, and the next one is tried.
+
+    Each is added to the journal, one JSON object a line.
+    """
     trials: list[Trial] = []
     async with AsyncExitStack() as stack:
         stack.push_async_callback(stop_node, home)
@@ -189,6 +206,9 @@ async def try_points(home: Path, chosen: Sequence[tuple[str, str, str]]) -> list
                 trial = Trial(story, point, how, violations=[f"{type(error).__name__}: {error}"])
             print(f"{number + 1}/{len(chosen)} {trial}", file=sys.stderr, flush=True)
             trials.append(trial)
+            if journal is not None:
+                with journal.open("a") as lines:
+                    lines.write(json.dumps(asdict(trial)) + "\n")
     return trials
 
 
@@ -198,6 +218,7 @@ def main() -> None:
     parser.add_argument("--how", choices=HOWS, action="append", help="default: all")
     parser.add_argument("--at", help="only points that contain this, such as `shift:` or `:after`", default="")
     parser.add_argument("--jobs", type=int, default=2, help="so many at once, each with a server and a node of its own")
+    parser.add_argument("--journal", type=Path, help="a file of trials: those in it that went well are not tried again")
     asked = parser.parse_args()
     chosen = [
         (story, point, how)
@@ -205,15 +226,24 @@ def main() -> None:
         for point, how in points(story)
         if how in (asked.how or HOWS) and asked.at in point
     ]
-    shares = [chosen[number :: asked.jobs] for number in range(min(asked.jobs, len(chosen)))]
+    before = {each.where: each for each in _read(asked.journal) if each.where in chosen and each.is_well}
+    left = [where for where in chosen if where not in before]
+    shares = [left[number :: asked.jobs] for number in range(min(asked.jobs, len(left)))]
     with ProcessPoolExecutor(asked.jobs, multiprocessing.get_context("spawn")) as lanes:
-        trials = list(itertools.chain.from_iterable(lanes.map(_lane, shares)))
+        now = itertools.chain.from_iterable(lanes.map(partial(_lane, asked.journal), shares))
+        trials = [*before.values(), *now]
     sys.exit(0 if show(trials) and len(trials) == len(chosen) else 1)
 
 
-def _lane(chosen: Sequence[tuple[str, str, str]]) -> list[Trial]:
+def _read(journal: Path | None) -> list[Trial]:
+    if journal is None or not journal.exists():
+        return []
+    return [Trial(**json.loads(line)) for line in journal.read_text().splitlines()]
+
+
+def _lane(journal: Path | None, chosen: Sequence[Point]) -> list[Trial]:
     with tempfile.TemporaryDirectory() as directory, prefect_test_harness(server_startup_timeout=90):
-        return asyncio.run(try_points(Path(directory), chosen))
+        return asyncio.run(try_points(Path(directory), chosen, journal))
 
 
 if __name__ == "__main__":
