@@ -110,6 +110,7 @@ HOME: list[Path] = []
 async def under_worker(site: Site, answers: Answers, count: int) -> list[float]:
     """The same, cancelled over the API while another process runs it."""
     environment = {**os.environ, "PREFECT_API_URL": get_current_settings().api.url or ""}
+    environment["PREFECT_RUNNER_POLL_FREQUENCY"] = "1"  # not 10 s until a run begins; a cancellation comes as an event
     script = HOME[0] / "serve.py"
     script.write_text(SERVE)
     name = "bench"
