@@ -86,5 +86,5 @@ async def site(environment: dict[str, str], home: Path, request: pytest.FixtureR
     """A saved target for each test, with the name of its model."""
     name = f"m{abs(hash(request.node.name)) % 10**8}"
     target = DeploymentTarget(credentials=LocalServing(home=home), model=name, endpoint=name)
-    await target.save(name)
+    await target.save(name, overwrite=True)  # a test may be run again
     return Site(target)

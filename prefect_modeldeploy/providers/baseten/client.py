@@ -6,7 +6,7 @@ import anyio
 
 from prefect_modeldeploy.deployments import Autoscaling, Deployment, DeploymentSpec, DeploymentStatus, DeploymentUpdate
 from prefect_modeldeploy.errors import InvalidInput, NotFound
-from prefect_modeldeploy.providers.baseten.answers import Retried
+from prefect_modeldeploy.providers.baseten.answers import Model, Retried
 from prefect_modeldeploy.providers.baseten.inference import deployment
 from prefect_modeldeploy.providers.baseten.promotions import roll_back
 from prefect_modeldeploy.providers.baseten.reading import BasetenReader
@@ -18,6 +18,8 @@ from prefect_modeldeploy.providers.baseten.requests import (
     checked,
 )
 from prefect_modeldeploy.providers.baseten.words import split_id, to_settings
+
+_SETTLED_SECONDS = 3.0
 
 
 class BasetenClient(BasetenReader):
@@ -36,10 +38,16 @@ class BasetenClient(BasetenReader):
             Conflict: The name is taken by a deployment of another spec.
             InvalidInput: A field cannot work; named. Nothing was sent.
         """
-        models = await self._models(spec.model)
-        if len(models) > 1:
-            raise InvalidInput("model", spec.model, f"is the name of {len(models)} models; give an id")
-        return self._translate(await self._creation.create(spec, models[0] if models else None))
+        return self._translate(await self._creation.create(spec, await self._model_for(spec.model)))
+
+    async def _model_for(self, name: str) -> Model | None:
+        """The model of that name. Of several that are made at once all but the first go, in a moment."""
+        give_up = time.monotonic() + _SETTLED_SECONDS
+        while len(models := await self._models(name)) > 1:
+            if time.monotonic() > give_up:
+                raise InvalidInput("model", name, f"is the name of {len(models)} models; give an id")
+            await anyio.sleep(0.2)
+        return models[0] if models else None
 
     async def update(self, deployment_id: str, update: DeploymentUpdate) -> Deployment:
         """Change autoscaling in place, and with `options` the `name` and the `request_backpressure_policy`.
