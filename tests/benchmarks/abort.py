@@ -60,17 +60,21 @@ async def one(answers: Answers, running: "asyncio.Future[object]", signalled: Si
         if running.done():
             raise SystemExit(f"the rollout ended before it was aborted: {running}")
         await asyncio.sleep(0.02)
-    since = await signalled(running)
-    count, last = answers.by_arm["canary"], since
-    while not running.done() or time.monotonic() - last < QUIET_SECONDS:
+    signalling = asyncio.ensure_future(signalled(running))
+    count, last = answers.by_arm["canary"], time.monotonic()
+    give_up = last + PATIENCE_SECONDS
+    while not (signalling.done() and running.done()) or time.monotonic() - last < QUIET_SECONDS:
         if answers.by_arm["canary"] != count:
             count, last = answers.by_arm["canary"], time.monotonic()
-        if time.monotonic() - since > PATIENCE_SECONDS:
-            raise SystemExit(f"the last request on the canary was after {last - since:.2f} s; the rollout: {running}")
+        if time.monotonic() > give_up:
+            raise SystemExit(
+                f"the canary's last request was {time.monotonic() - last:.2f} s ago; the rollout: {running}"
+            )
         await asyncio.sleep(0.005)
+    took = max(0.0, last - await signalling)
     await asyncio.gather(running, return_exceptions=True)
-    print(f"    {last - since:.2f} s", file=sys.stderr, flush=True)
-    return last - since
+    print(f"    {took:.2f} s", file=sys.stderr, flush=True)
+    return took
 
 
 async def by_event(running: "asyncio.Future[object]") -> float:
