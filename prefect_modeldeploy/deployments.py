@@ -175,3 +175,8 @@ _TERMINAL = frozenset(
         DeploymentStatus.SCALED_TO_ZERO,
     }
 )
+
+
+def tags_of(labels: Mapping[str, str] | None) -> tuple[str, ...]:
+    """A provider's labels as the tags of a deployment."""
+    return tuple(f"{name}={value}" for name, value in (labels or {}).items())

@@ -35,6 +35,7 @@ async def canary_rollout(
         InvalidInput: The endpoint serves nothing yet, or the candidate already. Nothing was changed.
         RolloutInProgress: The endpoint has an open rollout of something else. Nothing was changed.
         StaleEpoch: A newer rollout took the endpoint over; this one left it alone from then on.
+        CancelledRun: Prefect's: the flow run was cancelled, and what served before serves.
     """
     if plan.golden_set is not None:
         return await rollout_by_golden_set(target, candidate, plan, approval=approval, note=note)

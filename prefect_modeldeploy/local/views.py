@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from prefect_modeldeploy.deployments import Deployment, DeploymentStatus, Replicas
+from prefect_modeldeploy.deployments import Deployment, DeploymentStatus, Replicas, tags_of
 from prefect_modeldeploy.local.keeper import Keeper
 from prefect_modeldeploy.local.replicas import Phase
 from prefect_modeldeploy.local.store import Mode
@@ -48,7 +48,7 @@ def deployment_of(keeper: Keeper, gateway_url: str) -> Deployment:
         model_id=record.spec.model,
         version=record.spec.version,
         environment=record.spec.environment,
-        tags=tuple(f"{name}={value}" for name, value in (record.spec.options.get("labels") or {}).items()),
+        tags=tags_of(record.spec.options.get("labels")),
         status=status,
         provider_status=_native_word(keeper),
         reason=record.failure or (None if status is DeploymentStatus.READY else keeper.troubles.reason),

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
 from prefect.events.clients import get_events_client
 from prefect.exceptions import CancelledRun
 from prefect.states import Cancelling
@@ -48,23 +49,27 @@ async def test_an_event_aborts_it(site: Site) -> None:
     assert set(answers.failures) <= {"status 500"}
 
 
+async def cancelled(site: Site, running: "asyncio.Task[RolloutRecord]") -> State | None:
+    """Cancel the run of a rollout over Prefect's API, where no runner passes it on; returns the state it ends in."""
+    record = await _journal.load(site.target.endpoint)
+    assert record is not None
+    assert record.driver is not None
+    async with get_client() as client:
+        await client.set_flow_run_state(UUID(record.driver.flow_run), Cancelling())
+        with pytest.raises(CancelledRun):
+            await asyncio.wait_for(running, 60)
+        return (await client.read_flow_run(UUID(record.driver.flow_run))).state
+
+
 async def test_a_cancellation_that_no_runner_passes_on_is_heard_all_the_same(site: Site) -> None:
     """The flow run of a plain script; or SIGTERM, where the exception that Prefect makes of it is lost."""
     async with under_way(site) as (running, answers):
-        record = await _journal.load(site.target.endpoint)
-        assert record is not None
-        assert record.driver is not None
-        async with get_client() as client:
-            await client.set_flow_run_state(UUID(record.driver.flow_run), Cancelling())
-        with pytest.raises(CancelledRun):
-            await asyncio.wait_for(running, 60)
-        async with get_client() as client:
-            run = await client.read_flow_run(UUID(record.driver.flow_run))
+        state = await cancelled(site, running)
     after = await _journal.load(site.target.endpoint)
     assert after is not None
     assert (after.phase, after.outcome, after.decided_by) == (Phase.ENDED, "rolled_back", "cancellation")
-    assert run.state is not None
-    assert run.state.is_cancelled(), run.state
+    assert state is not None
+    assert state.is_cancelled(), state
     assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
     assert set(answers.failures) <= {"status 500"}
 
@@ -219,13 +224,7 @@ async def test_a_cancellation_is_heard_while_a_person_is_waited_for(site: Site) 
     approval = Approval(before=("promotion",), timeout_seconds=120)
     running = asyncio.ensure_future(promote_to_production(site.target, site.spec("2"), approval=approval))
     await eventually(lambda: _waits(site), seconds=60)
-    record = await _journal.load(site.target.endpoint)
-    assert record is not None
-    assert record.driver is not None
-    async with get_client() as client:
-        await client.set_flow_run_state(UUID(record.driver.flow_run), Cancelling())
-    with pytest.raises(CancelledRun):
-        await asyncio.wait_for(running, 60)
+    await cancelled(site, running)
     after = await _journal.load(site.target.endpoint)
     assert after is not None
     assert (after.phase, after.outcome, after.decided_by) == (Phase.ENDED, "rolled_back", "cancellation")

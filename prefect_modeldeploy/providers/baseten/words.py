@@ -28,7 +28,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from prefect_modeldeploy.deployments import Autoscaling, Deployment, DeploymentStatus, Replicas, Resources
+from prefect_modeldeploy.deployments import Autoscaling, Deployment, DeploymentStatus, Replicas, Resources, tags_of
 from prefect_modeldeploy.errors import InvalidInput, Problem, ProviderError
 from prefect_modeldeploy.providers.baseten.answers import AutoscalingState, VendorDeployment
 from prefect_modeldeploy.providers.baseten.requests import AutoscalingSettings, checked
@@ -118,7 +118,7 @@ def translate(raw: Any, endpoint_url: str, console_url: str | None = None) -> De
         model_id=vendor.model_id,
         version=str((vendor.labels or {}).get("modeldeploy-version") or vendor.name),
         environment=vendor.environment or ("development" if vendor.is_development else None),
-        tags=tuple(f"{k}={v}" for k, v in (vendor.labels or {}).items() if not k.startswith("modeldeploy-")),
+        tags=tags_of({k: v for k, v in (vendor.labels or {}).items() if not k.startswith("modeldeploy-")}),
         status=status,
         provider_status=vendor.status,
         reason=_REASONS.get(vendor.status),

@@ -25,7 +25,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from prefect_modeldeploy.deployments import Deployment, DeploymentStatus, Replicas
+from prefect_modeldeploy.deployments import Deployment, DeploymentStatus, Replicas, tags_of
 from prefect_modeldeploy.providers.docker.containers import Container, State, serving
 from prefect_modeldeploy.providers.docker.engine import PROVIDER, Inspected
 
@@ -78,7 +78,7 @@ def deployment_of(containers: Sequence[Container], address: str, reason: str | N
         model_id=spec.model,
         version=spec.version,
         environment=spec.environment,
-        tags=tuple(f"{name}={value}" for name, value in (spec.options.get("labels") or {}).items()),
+        tags=tags_of(spec.options.get("labels")),
         status=status,
         provider_status=", ".join(sorted({one.word for one in active})),
         reason=reason,
