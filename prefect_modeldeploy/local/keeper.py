@@ -48,8 +48,8 @@ class Traffic(Protocol):
     async def drain(self, upstream: str, server: str, timeout: float) -> None:
         """Send no new requests to a replica, and wait until those in flight are answered."""
 
-    def knows(self, upstream: str, server: str) -> bool:
-        """True once the proxy sends requests to a replica."""
+    def sends_to(self, upstream: str, server: str) -> bool:
+        """True while the proxy sends new requests to a replica."""
 
     async def activity(self, upstream: str) -> dict[str, Any]:
         """`idle_seconds`: since a request to this deployment ended; 0 while one is in flight; None if none yet."""
@@ -161,8 +161,11 @@ class Keeper:
 
     def serving_replicas(self) -> list[Replica]:
         """Those that take requests, and that the proxy sends requests to."""
-        knows = self.services.traffic.knows
-        return [replica for replica in self.ready_replicas() if knows(self.record.id, replica.record.name)]
+        return [replica for replica in self.ready_replicas() if self.gets_requests(replica)]
+
+    def gets_requests(self, replica: Replica) -> bool:
+        """True while the proxy sends new requests to it; for a moment that is so when it is to drain already."""
+        return self.services.traffic.sends_to(self.record.id, replica.record.name)
 
     def routed_replicas(self) -> list[Replica]:
         """Those that the proxy knows: the ready ones, and those that still answer what was in flight."""

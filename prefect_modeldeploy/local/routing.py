@@ -54,7 +54,6 @@ class Routing:
         self._windows = WindowStore(store.connection)
         self._gateway: Gateway | None = None
         self._applied: DataPlane | None = None
-        self._known: set[tuple[str, str]] = set()
         self._turn, self._counting, self._dirty = asyncio.Lock(), asyncio.Lock(), asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -71,7 +70,7 @@ class Routing:
         state = self._state()
         await gateway.start(state)
         self._gateway = gateway
-        self._remember(state)
+        self._applied = state
         self._store.put(_GATEWAY_PORT, gateway.url.rpartition(":")[2])
         work = (gateway.watch(), self._publish_whenever_dirty(), self._count_now_and_then())
         self._tasks = [asyncio.create_task(task) for task in work]
@@ -99,9 +98,9 @@ class Routing:
         """Bring the proxy to the present state soon."""
         self._dirty.set()
 
-    def knows(self, upstream: str, server: str) -> bool:
-        """True once the proxy sends requests to a replica."""
-        return (upstream, server) in self._known
+    def sends_to(self, upstream: str, server: str) -> bool:
+        """True while the proxy sends new requests to a replica."""
+        return self._gateway is not None and self._gateway.sends_to(upstream, server)
 
     async def publish(self) -> None:
         """Bring the proxy to the present state now. Raises GatewayError; it is tried again until it works."""
@@ -115,11 +114,7 @@ class Routing:
                 self._applied = None
                 self._dirty.set()
                 raise
-            self._remember(state)
-
-    def _remember(self, state: DataPlane) -> None:
-        self._applied = state
-        self._known = {(upstream.name, server.name) for upstream in state.upstreams for server in upstream.servers}
+            self._applied = state
 
     async def drain(self, upstream: str, server: str, timeout: float) -> None:
         """Send no new requests to a replica, and wait until those in flight are answered, or the time is over."""

@@ -11,7 +11,7 @@ from prefect_modeldeploy.local.store import Mode
 def status_of(keeper: Keeper) -> DeploymentStatus:
     """One word for what the deployment is doing. A failed update is FAILED even while the old version serves on.
 
-    READY is said only when the proxy, too, sends requests to every replica.
+    READY is said only when the proxy, too, sends requests to every replica, and none to a former version's.
     """
     record, replicas = keeper.record, keeper.replicas.values()
     if record.mode in (Mode.STOPPED, Mode.DELETING):
@@ -23,7 +23,7 @@ def status_of(keeper: Keeper) -> DeploymentStatus:
         return DeploymentStatus.DEGRADED if ready else DeploymentStatus.FAILED
     if record.mode is Mode.ZERO:
         return DeploymentStatus.STOPPING if replicas else DeploymentStatus.SCALED_TO_ZERO
-    if len(current) < len(replicas) and any(r.phase is Phase.READY for r in replicas if r not in current):
+    if any(r.phase is Phase.READY or keeper.gets_requests(r) for r in replicas if r not in current):
         return DeploymentStatus.UPDATING
     if ready >= record.replicas:
         return DeploymentStatus.READY

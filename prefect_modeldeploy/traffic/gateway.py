@@ -88,6 +88,7 @@ class Gateway:
         self._state = DataPlane()
         self._running: Rendered | None = None
         self._draining: frozenset[tuple[str, str]] = frozenset()
+        self._taking: frozenset[tuple[str, str]] = frozenset()
         self.generation = ""
 
     @property
@@ -134,7 +135,7 @@ class Gateway:
                 _log.warning("the proxy could not be changed while it runs and is reloaded: %s", error)
                 await self._restart_or_reload(state)
             else:
-                self._state, self._running = state, wanted
+                self._remember(state, wanted)
 
     async def drain(self, upstream: str, server: str, timeout: float) -> bool:
         """Send no new requests to a server and wait until it has none left.
@@ -149,19 +150,24 @@ class Gateway:
         """
         async with self._lock:
             workers = await self._workers()
-            if server not in {s.name for u in self._state.upstreams if u.name == upstream for s in u.servers}:
+            if (upstream, server) not in _servers(self._state):
                 raise GatewayError(f"server={server!r}: upstream {upstream} has no such server")
             self._draining |= {(upstream, server)}
             self._running = self._render(self._state)
             self._process.write(self._running)
             assert workers.current
             await self._process.admin.do(f"set server {upstream}/{server} state drain", worker=workers.current)
+            self._taking -= {(upstream, server)}
         deadline = time.monotonic() + timeout
         while await self._sessions(upstream, server):
             if time.monotonic() > deadline:
                 return False
             await asyncio.sleep(_POLL_SECONDS)
         return True
+
+    def sends_to(self, upstream: str, server: str) -> bool:
+        """True while a server gets new requests: it is in the state that was applied, and was not drained."""
+        return (upstream, server) in self._taking
 
     async def in_flight(self, upstream: str) -> int:
         """Requests that an upstream is answering or that are held for it.
@@ -225,8 +231,11 @@ class Gateway:
         return render(state, self._settings, generation=self.generation, draining=self._draining)
 
     def _forget_drained(self, state: DataPlane) -> None:
-        there = {(upstream.name, server.name) for upstream in state.upstreams for server in upstream.servers}
-        self._draining &= there
+        self._draining &= _servers(state)
+
+    def _remember(self, state: DataPlane, running: Rendered) -> None:
+        self._state, self._running = state, running
+        self._taking = _servers(state) - self._draining
 
     async def _workers(self) -> Workers:
         deadline = time.monotonic() + _RELOAD_SECONDS
@@ -260,7 +269,7 @@ class Gateway:
             self.generation, self._running = former, before
             self._process.restore(saved)
             raise
-        self._state, self._running = state, wanted
+        self._remember(state, wanted)
         for old in after.old:
             await follow(self._process.admin, old, before.maps if before else {}, wanted.maps)
 
@@ -280,3 +289,7 @@ class Gateway:
             rows = await self._process.admin.statistics(worker, upstream)
             found += sum(int(row["scur"] or 0) for row in rows if (row["pxname"], row["svname"]) == (upstream, name))
         return found
+
+
+def _servers(state: DataPlane) -> frozenset[tuple[str, str]]:
+    return frozenset((upstream.name, server.name) for upstream in state.upstreams for server in upstream.servers)

@@ -38,7 +38,7 @@ _PATIENCE_SECONDS = 180.0
 
 # A process that has imported everything is forked for each accident; starting anew takes seconds.
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["tests.chaos.stories"])
+_PROCESSES.set_forkserver_preload(["tests.chaos.stories", "prefect.testing.utilities", "matplotlib.figure"])
 
 
 Point = tuple[str, str, str]

@@ -70,13 +70,17 @@ async def test_a_drained_server_gets_nothing_new_also_after_a_reload(
 ) -> None:
     state = DataPlane((endpoint(),), (upstream("stable", models.stable, models.canary),))
     gateway = await start_gateway(state)
+    assert gateway.sends_to("stable", "r1")
     assert await gateway.drain("stable", "r1", 5)
+    assert not gateway.sends_to("stable", "r1")
     assert {(await ask(client, gateway)).json()["name"] for _ in range(10)} == {"canary"}
     await gateway.apply(DataPlane(state.endpoints, (*state.upstreams, upstream("extra", models.stable))))
     assert {(await ask(client, gateway)).json()["name"] for _ in range(10)} == {"canary"}
+    assert (gateway.sends_to("stable", "r1"), gateway.sends_to("stable", "r2")) == (False, True)
     only_r2 = state.upstreams[0].model_copy(update={"servers": state.upstreams[0].servers[1:]})
     await gateway.apply(DataPlane((endpoint(),), (only_r2,)))
     await gateway.apply(state)
+    assert gateway.sends_to("stable", "r1")
     names = {(await ask(client, gateway)).json()["name"] for _ in range(10)}
     assert names == {"stable", "canary"}, "removed and named again, it is an ordinary server"
 
