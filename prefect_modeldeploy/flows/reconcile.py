@@ -3,6 +3,7 @@
 import asyncio
 from datetime import UTC, datetime
 
+import anyio
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.logging import get_run_logger
@@ -18,6 +19,8 @@ from prefect_modeldeploy.flows._start import run_name, surrendered, take_over
 from prefect_modeldeploy.rollout import Phase, RolloutRecord, abort, answered, gate_of, in_flight
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks import _journal
+
+_CLAIM_SECONDS, _AGAIN_SECONDS = 10.0, 0.5
 
 
 @flow(name="reconcile-rollouts")
@@ -61,10 +64,20 @@ async def _reconcile(target: DeploymentTarget) -> RolloutRecord | None:
     try:
         return await resume_rollout(target, last)
     except StaleEpoch:
-        now = await _journal.load(target.endpoint)
-        if now is None or now.driver is None:  # none of our runs has changed the traffic: somebody has to look
+        if not await _is_taken(target.endpoint):  # none of our runs has changed the traffic: somebody has to look
             raise
         return None
+
+
+async def _is_taken(endpoint: str) -> bool:
+    """Whether another run has the rollout: who takes one over claims the endpoint first, and is in the record then."""
+    with anyio.move_on_after(_CLAIM_SECONDS):
+        while True:
+            record = await _journal.load(endpoint)
+            if record is not None and (record.driver is not None or record.phase is Phase.ENDED):
+                return True
+            await asyncio.sleep(_AGAIN_SECONDS)
+    return False
 
 
 @flow(name="resume-rollout", flow_run_name=run_name)

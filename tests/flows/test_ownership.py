@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import UUID
 
@@ -14,15 +16,17 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import get_current_settings
 
-from prefect_modeldeploy import canary_rollout, orders, reconcile_rollouts
+from prefect_modeldeploy import canary_rollout, orders, reconcile_rollouts, roll_back
 from prefect_modeldeploy.errors import RolloutInProgress, StaleEpoch
 from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.rollout import Phase, RolloutRecord
 from prefect_modeldeploy.tasks import _journal
+from prefect_modeldeploy.tasks.traffic import aclaim_endpoint
 from tests.chaos.accidents import Case
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site
 from tests.rollout.test_machine import record
+from tests.traffic.load import Answers
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(300)]
 
@@ -83,6 +87,55 @@ async def test_a_plan_can_say_that_a_lost_rollout_is_rolled_back(site: Site, tmp
     assert (record.outcome, record.decided_by) == ("rolled_back", "reconcile")
     assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
     assert await reconcile_rollouts([site.target]) == []
+
+
+@pytest.mark.slow
+async def test_a_reconcile_that_is_replaced_in_its_turn_has_not_failed(site: Site, tmp_path: Path) -> None:
+    async with await site.load() as answers, reconciling(site, tmp_path, answers) as (reconcile, record):
+        back = await roll_back(site.target)
+        assert back.outcome == "rolled_back", back.reason
+        assert await asyncio.wait_for(reconcile, 60) == [], "it has ended nothing, and nothing is wrong"
+    assert record.driver is not None
+    async with get_client() as client:
+        replaced = (await client.read_flow_run(UUID(record.driver.flow_run))).state
+    assert replaced is not None
+    assert replaced.is_cancelled(), replaced
+    assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
+
+
+@pytest.mark.slow
+async def test_a_reconcile_says_so_when_its_endpoint_was_claimed_by_none_of_our_runs(
+    site: Site, tmp_path: Path
+) -> None:
+    async with await site.load() as answers, reconciling(site, tmp_path, answers) as (reconcile, _):
+        await aclaim_endpoint(site.target)
+        with pytest.raises(StaleEpoch):
+            await asyncio.wait_for(reconcile, 60)
+
+
+@asynccontextmanager
+async def reconciling(
+    site: Site, directory: Path, answers: Answers
+) -> AsyncIterator[tuple["asyncio.Future[list[RolloutRecord]]", RolloutRecord]]:
+    """A reconcile that has gone on with a rollout whose process was killed, and the record as it has it."""
+    await site.history(answers)
+    killed = start(site, directory, "shift:saved", "kill", step_seconds=120.0, deadline_seconds=600.0)
+    await asyncio.to_thread(killed.communicate, timeout=120)
+    before = await _journal.load(site.target.endpoint)
+    assert before is not None
+    reconcile = asyncio.ensure_future(reconcile_rollouts([site.target]))
+
+    async def taken() -> RolloutRecord | None:
+        now = await _journal.load(site.target.endpoint)
+        return now if now and now.driver != before.driver and now.phase is Phase.SHIFTED else None
+
+    record = await eventually(taken, seconds=60)
+    assert isinstance(record, RolloutRecord)
+    try:
+        yield reconcile, record
+    finally:
+        reconcile.cancel()
+        await asyncio.wait((reconcile,))
 
 
 @pytest.mark.slow
