@@ -55,7 +55,7 @@ async def test_the_life_of_a_deployment(host: Host, with_secret: DockerClient) -
     resources = Resources(cpu_millicores=500, memory_mib=256)
     spec = host.spec("1", autoscaling=TWO, resources=resources, options={"labels": {"team": "risk"}})
     made = await client.create(spec)
-    assert (made.ready, made.replicas.desired) == (False, 2)
+    assert (made.ready, made.replicas.desired, made.tags) == (False, 2, ("team=risk",))
     up = await ready(client, made)
     assert (up.status, up.replicas.ready, up.autoscaling) == (
         DeploymentStatus.READY, 2, Autoscaling(min_replicas=2, max_replicas=2),

@@ -39,7 +39,8 @@ async def gone(node: RunningNode, name: str) -> None:
 
 
 async def test_a_new_deployment_becomes_ready_and_answers(node: RunningNode) -> None:
-    created = await node.deploy("s-new", "toy_models:echo", wait=False)
+    created = await node.deploy("s-new", "toy_models:echo", wait=False, options={"labels": {"team": "risk"}})
+    assert created.tags == ("team=risk",)
     assert created.status in (Status.PENDING, Status.STARTING)
     assert not created.ready
     ready = await node.until("s-new", Status.READY)
