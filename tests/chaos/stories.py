@@ -54,8 +54,8 @@ PLAN = QUICK.model_copy(
     }
 )
 
-SILENCE = Approval(before=("traffic", "promotion"), timeout_seconds=1, on_timeout="promote")
-"""A person is asked, and says nothing."""
+SILENCE = Approval(before=("traffic", "promotion"), timeout_seconds=5, on_timeout="promote")
+"""A person is asked, and says nothing, but to a run that is suspended."""
 
 GONE = (DeploymentStatus.DELETED, DeploymentStatus.STOPPING)
 AT_REST = (DeploymentStatus.SCALED_TO_ZERO, DeploymentStatus.STOPPED)
