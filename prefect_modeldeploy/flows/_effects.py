@@ -108,12 +108,14 @@ class Effects:
     async def _ask(self, record: RolloutRecord) -> RolloutRecord:
         gate = gate_of(record)
         assert gate is not None, "the machine asks at gates only"
-        return answered(record, await ask(record, gate), now())
+        return await self._by_person(record, gate)
 
     async def _approve(self, record: RolloutRecord) -> RolloutRecord | None:
-        if not asks_to_promote(record):
-            return None
-        return answered(record, await ask(record, "promotion"), now())
+        return await self._by_person(record, "promotion") if asks_to_promote(record) else None
+
+    async def _by_person(self, record: RolloutRecord, gate: str) -> RolloutRecord:
+        waited, answer = await _gates.watched(record, self._target, ask(record, gate))
+        return waited if answer is None else answered(waited, answer, now())
 
     async def _fill(self, record: RolloutRecord) -> None:
         if record.stable is not None:

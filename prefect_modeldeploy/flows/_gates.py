@@ -7,6 +7,7 @@ import asyncio
 import math
 from collections.abc import Awaitable
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import httpx
 
@@ -17,6 +18,8 @@ from prefect_modeldeploy.rollout import CanaryPlan, Effect, Phase, RolloutRecord
 from prefect_modeldeploy.rollout.freeze import frozen_until
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks.observing import aobserve_traffic
+
+T = TypeVar("T")
 
 _LOOK_SECONDS = 60.0
 """A calendar that is changed meanwhile is seen within this time."""
@@ -63,7 +66,8 @@ async def _thawed(record: RolloutRecord, target: DeploymentTarget) -> RolloutRec
     if target.freeze is None or (until := _frozen_until(await _as_saved(target.freeze))) is None:
         return record
     target.credentials.logger.warning("%s is held: frozen until %s", record.endpoint, f"{until:%Y-%m-%d %H:%M} UTC")
-    return await watched(record, target, _until_thawed(target.freeze))
+    record, _ = await watched(record, target, _until_thawed(target.freeze))
+    return record
 
 
 async def _let_through(effect: Effect, record: RolloutRecord, target: DeploymentTarget) -> RolloutRecord:
@@ -73,7 +77,7 @@ async def _let_through(effect: Effect, record: RolloutRecord, target: Deployment
             continue
         try:
             if not await opens(gate, when, record, logger):
-                record = await watched(record, target, until_open(gate, when, record, logger))
+                record, _ = await watched(record, target, until_open(gate, when, record, logger))
         except GateClosed as closed:
             return abort(record, str(closed), decided_by="webhook")
     return record
@@ -97,10 +101,16 @@ def _frozen_until(calendar: FreezeCalendar) -> datetime | None:
     return frozen_until(calendar.windows, datetime.now(UTC))
 
 
-async def watched(record: RolloutRecord, target: DeploymentTarget, wait: Awaitable[None]) -> RolloutRecord:
+async def watched(
+    record: RolloutRecord, target: DeploymentTarget, wait: Awaitable[T]
+) -> tuple[RolloutRecord, T | None]:
     """Wait, and judge meanwhile if there is traffic on both arms: harm ends the wait.
 
     Nothing of the evidence is kept here: whoever observes next reads the same windows again.
+
+    Returns:
+        The record, its deadline later by as much as it waited, and what was waited for; or the record turned back, and
+        None.
     """
     began = datetime.now(UTC)
     waiting = asyncio.ensure_future(wait)
@@ -108,15 +118,15 @@ async def watched(record: RolloutRecord, target: DeploymentTarget, wait: Awaitab
     try:
         await asyncio.wait({waiting, judging}, return_when=asyncio.FIRST_COMPLETED)
         if not waiting.done():
-            return judging.result()
-        waiting.result()
+            return judging.result(), None
+        result = waiting.result()
     finally:
         for task in (waiting, judging):
             task.cancel()
         await asyncio.gather(waiting, judging, return_exceptions=True)
     held = (datetime.now(UTC) - began).total_seconds()
     plan = record.plan.model_copy(update={"deadline_seconds": record.plan.deadline_seconds + held})
-    return record.model_copy(update={"plan": plan})
+    return record.model_copy(update={"plan": plan}), result
 
 
 async def _judged(record: RolloutRecord, target: DeploymentTarget, now: datetime) -> RolloutRecord:
@@ -138,7 +148,7 @@ def _as_observed(record: RolloutRecord, now: datetime) -> RolloutRecord | None:
     match record.phase:
         case Phase.ATTACHED:
             return record.model_copy(update={**changes, "phase": Phase.SHIFTED, "step": record.step - 1})
-        case Phase.APPROVED if record.plan.steps:
+        case Phase.JUDGED | Phase.APPROVED if record.plan.steps:
             return record.model_copy(update={**changes, "phase": Phase.SHIFTED})
         case Phase.BAKED:
             return record.model_copy(update={**changes, "phase": Phase.FULL})

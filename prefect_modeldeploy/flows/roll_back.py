@@ -1,19 +1,23 @@
 """Roll-back: the former version serves again, now. It wins over a rollout in flight."""
 
+import asyncio
 from datetime import datetime
 
 from prefect import flow
 from prefect.runtime import flow_run
 
 from prefect_modeldeploy.deployments import DeploymentId
-from prefect_modeldeploy.errors import InvalidInput
+from prefect_modeldeploy.errors import InvalidInput, RolloutInProgress
+from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.flows._native import promote_natively, roll_back_natively
 from prefect_modeldeploy.flows._start import current_endpoint, driven, final, run_name, run_rollout, take_over
-from prefect_modeldeploy.rollout import CanaryPlan, RolloutRecord, abort, by_swap, in_flight, reopened
+from prefect_modeldeploy.rollout import CanaryPlan, Phase, RolloutRecord, abort, by_swap, in_flight, reopened
 from prefect_modeldeploy.target import BlockName, DeploymentTarget
 from prefect_modeldeploy.tasks import _journal
+
+_LOOK_SECONDS = 1.0
 
 
 @flow(name="roll-back", flow_run_name=run_name)
@@ -23,8 +27,9 @@ async def roll_back(
     """Go back to the former version, or to a named one.
 
     A rollout in flight is fenced off and turned back; so is one that was held undecided. Else the version that
-    served before the last promotion is started again if need be, and takes over once it is ready. A rollout that was
-    turned back since this run was asked for, by the same alarm, is what was wanted.
+    served before the last promotion is started again if need be, and takes over once it is ready. What was turned or
+    rolled back since this run was asked for, by the same alarm, is what was wanted; a roll-back that is under way is
+    waited for. Only a version that is named is ever brought back after a roll-back.
 
     Args:
         target: What to change: a Deployment Target block, or the name of a saved one.
@@ -35,11 +40,26 @@ async def roll_back(
         The record of the turned-back rollout, or of this one.
 
     Raises:
-        InvalidInput: Nobody knows a former version; name one.
+        InvalidInput: Nobody knows a former version, or the last change was a roll-back already; name one.
         RolloutError: The former version cannot serve; what served before serves still.
     """
     target = await DeploymentTarget.resolve(target)
+    while True:
+        try:
+            return await _roll_back(target, to, note)
+        except RolloutInProgress:
+            last = await _journal.load(target.endpoint)
+            if to is not None or last is None or last.kind != "roll_back":
+                raise  # else another run has begun the very same in this moment
+
+
+async def _roll_back(target: DeploymentTarget, to: str | None, note: str) -> RolloutRecord:
     last = await _journal.load(target.endpoint)
+    if to is None and last is not None and last.kind == "roll_back":
+        last = await _left_alone(last)
+        if last.phase is Phase.ENDED and last.outcome == "promoted":
+            return final(_of_the_same_alarm(last))
+        to = last.canary if last.mode == "swap" else None  # its run is gone, or it came to nothing: once more
     if last.mode == "native" if last else not target.splits:
         return await (promote_natively(target, to, None, note) if to else roll_back_natively(target, note))
     endpoint = await current_endpoint(target)
@@ -51,11 +71,34 @@ async def roll_back(
         return await driven(aborted, Effects(target))
     if current and by_swap(current) is not current:
         last = await drive(by_swap(await take_over(target, current)), Effects(target))
-    if to is None and last and last.outcome == "rolled_back" and last.ended_at:
-        asked: datetime = flow_run.scheduled_start_time
-        if last.ended_at >= asked:
-            return final(last)
+    if to is None and last and last.outcome == "rolled_back" and _since_asked(last):
+        return final(last)
     former = to or (last.stable if last and last.outcome == "promoted" else None)
     if former is None:
         raise InvalidInput("to", to, f"no record of what {target.endpoint} served before; name the deployment")
     return await run_rollout(target, former, CanaryPlan(steps=()), kind="roll_back", note=note)
+
+
+async def _left_alone(record: RolloutRecord) -> RolloutRecord:
+    """The record when its run has ended it, or is gone."""
+    while record.phase is not Phase.ENDED and not await _ownership.is_lost(record):
+        await asyncio.sleep(_LOOK_SECONDS)
+        record = await _journal.load(record.endpoint) or record
+    return record
+
+
+def _of_the_same_alarm(record: RolloutRecord) -> RolloutRecord:
+    """A roll-back that is done. One that is asked for later would bring back what was taken away, unless it names more.
+
+    Raises:
+        InvalidInput: It was done before this run was asked for.
+    """
+    if not _since_asked(record):
+        what = f"the last change of {record.endpoint} was a roll-back already, to {record.canary}"
+        raise InvalidInput("to", None, f"{what}; name the deployment that shall serve")
+    return record
+
+
+def _since_asked(record: RolloutRecord) -> bool:
+    asked: datetime = flow_run.scheduled_start_time
+    return record.ended_at is not None and record.ended_at >= asked

@@ -38,6 +38,40 @@ async def test_a_promotion_can_be_rolled_back_and_forth(site: Site) -> None:
     assert (back.kind, back.canary, back.why) == ("roll_back", f"{model}-1", "it was wrong")
     assert await site.arms() == {"stable": (f"{model}-1", 100.0)}
 
+    with pytest.raises(InvalidInput, match=f"was a roll-back already, to {model}-1; name the deployment"):
+        await roll_back(site.target)
+    assert await site.arms() == {"stable": (f"{model}-1", 100.0)}
+    forth = await roll_back(site.target, to=f"{model}-2")
+    assert forth.outcome == "promoted"
+    assert await site.arms() == {"stable": (f"{model}-2", 100.0)}
+
+
+@pytest.mark.slow
+async def test_alarms_that_come_together_roll_back_once(site: Site) -> None:
+    """What an alarm took from production is not brought back by the next one."""
+    model = site.target.model
+    promoted = await promote_to_production(site.target, site.spec("2"))
+    first, *others = await asyncio.gather(*(roll_back(site.target, note="drift") for _ in range(3)))
+    assert first.id != promoted.id
+    assert {(other.id, other.outcome) for other in others} == {(first.id, "promoted")}
+    assert await site.arms() == {"stable": (f"{model}-1", 100.0)}
+
+
+@pytest.mark.slow
+async def test_an_alarm_that_comes_while_the_former_version_is_started_waits_for_it(site: Site) -> None:
+    model = site.target.model
+    await promote_to_production(site.target, site.spec("2"))
+    one = asyncio.ensure_future(roll_back(site.target))
+    await eventually(lambda: _phase(site, "roll_back", Phase.READY, Phase.ATTACHED, Phase.FULL), seconds=60)
+    other = await roll_back(site.target)
+    assert (other.id, other.outcome) == ((await one).id, "promoted")
+    assert await site.arms() == {"stable": (f"{model}-1", 100.0)}
+
+
+async def _phase(site: Site, kind: str, *phases: Phase) -> bool:
+    record = await _journal.load(site.target.endpoint)
+    return record is not None and record.kind == kind and record.phase in phases
+
 
 @pytest.mark.slow
 async def test_a_roll_back_that_cannot_be_done_is_an_error_and_changes_nothing(site: Site) -> None:

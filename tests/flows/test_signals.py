@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Literal
 from uuid import UUID
 
 import pytest
@@ -12,7 +14,7 @@ from prefect.events.clients import get_events_client
 from prefect.exceptions import CancelledRun
 from prefect.states import Cancelling
 
-from prefect_modeldeploy import Approval, RolloutRecord, canary_rollout, orders, promote_to_production
+from prefect_modeldeploy import Approval, JudgePlan, RolloutRecord, canary_rollout, orders, promote_to_production
 from prefect_modeldeploy.errors import InvalidInput, RolloutError
 from prefect_modeldeploy.rollout import Effect, Phase, next_effect
 from prefect_modeldeploy.target import client_of, router_of
@@ -218,6 +220,34 @@ async def test_the_button_works_while_a_person_is_waited_for(site: Site) -> None
         await orders.order(site.target.endpoint, "abort", "not now")
         record = await asyncio.wait_for(running, 60)
     assert (record.outcome, record.decided_by) == ("rolled_back", "event")
+
+
+@pytest.mark.parametrize("gate", ["step", "promotion"])
+async def test_harm_is_seen_while_a_person_is_waited_for(
+    gate: Literal["step", "promotion"], site: Site, tmp_path: Path
+) -> None:
+    """The canary was well when somebody was asked, and turned bad before they answered."""
+    bad, steps = tmp_path / "bad", {"step": (20, 50), "promotion": (50,)}[gate]
+    candidate = site.spec("2", "turns_bad", env={"TURNED_BAD": str(bad)})
+    plan = QUICK.model_copy(update={"steps": steps, "judge": JudgePlan(margin=0.15, beta=0.45, latency=False)})
+    approval = Approval(before=(gate,), timeout_seconds=240)
+    async with await site.load(rate=100) as answers:
+        await site.history(answers, 100)
+        running = asyncio.ensure_future(canary_rollout(site.target, candidate, plan, approval=approval))
+        await eventually(lambda: _is_paused(site), seconds=120)
+        bad.touch()
+        record = await asyncio.wait_for(running, 120)
+    assert (record.outcome, record.decided_by, record.answer) == ("rolled_back", "failures", None), record.reason
+    assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
+
+
+async def _is_paused(site: Site) -> bool:
+    record = await _journal.load(site.target.endpoint)
+    if record is None or record.driver is None:
+        return False
+    async with get_client() as client:
+        state = (await client.read_flow_run(UUID(record.driver.flow_run))).state
+    return state is not None and state.is_paused()
 
 
 async def test_a_cancellation_is_heard_while_a_person_is_waited_for(site: Site) -> None:

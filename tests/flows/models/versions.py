@@ -1,7 +1,9 @@
 """Versions of a model for the rollouts of the tests. Even the good ones fail now and then, as real ones do."""
 
 import itertools
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -20,6 +22,14 @@ def _failing(percent: int) -> Callable[[Any], Any]:
 good = _failing(4)
 as_good = _failing(4)
 broken = _failing(40)
+
+
+_fails, _turned_bad = _failing(40), Path(os.environ.get("TURNED_BAD", "/nowhere"))
+
+
+def turns_bad(value: Any) -> Any:
+    """As good, until somebody makes the file that `TURNED_BAD` names."""
+    return _fails(value) if _turned_bad.exists() else as_good(value)
 
 
 def cannot_load() -> None:
