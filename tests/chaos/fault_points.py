@@ -231,7 +231,7 @@ def main() -> None:
         if how in (asked.how or HOWS) and asked.at in point
     ]
     before = {each.where: each for each in _read(asked.journal) if each.where in chosen and each.is_well}
-    left = [where for where in chosen if where not in before]
+    left = sorted((where for where in chosen if where not in before), key=lambda where: where[2])  # as slow, each share
     shares = [left[number :: asked.jobs] for number in range(min(asked.jobs, len(left)))]
     with ProcessPoolExecutor(asked.jobs, multiprocessing.get_context("spawn")) as lanes:
         now = itertools.chain.from_iterable(lanes.map(partial(_lane, asked.journal), shares))

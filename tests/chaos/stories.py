@@ -296,12 +296,17 @@ STORIES = {
         for provider in MAKERS
     },
     **{
-        f"{when} {provider}": Story(places, partial(_night, provider, flow))
-        for when, flow, places in (
-            ("evening", scale_to_zero, ("remember", "let go")),
-            ("morning", wake_up, ("put back", "wake", "forget")),
-        )
+        f"evening {provider}": Story(("remember", "let go"), partial(_night, provider, scale_to_zero))
         for provider in ("local", *MAKERS)
+    },
+    # Where zero is a setting, that is put back; elsewhere the deployment is woken, or started, with those it had.
+    **{
+        f"morning {provider}": Story((back, "forget"), partial(_night, provider, wake_up))
+        for back, providers in (
+            ("put back", ("baseten", "foundry", "scale")),
+            ("wake", ("local", "fiddler", "gradient")),
+        )
+        for provider in providers
     },
 }
 """All of them. A native one runs on the emulator of a hosted provider, so does a night that names one."""
