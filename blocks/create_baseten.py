@@ -12,17 +12,18 @@
 
 import os
 
-from prefect_modeldeploy.block_scripts import given, run, save
+from prefect_modeldeploy.block_scripts import changed, given, run, save, saved
 from prefect_modeldeploy.providers.baseten import BasetenCredentials
 
 VARIABLES = {"api_key": "BASETEN_API_KEY", "base_url": "BASETEN_BASE_URL", "inference_url": "BASETEN_INFERENCE_URL"}
 
 
 async def main() -> str:
-    credentials = BasetenCredentials.model_validate(given(VARIABLES, "api_key"))
+    fields, name = given(VARIABLES, "api_key"), os.environ.get("BASETEN_BLOCK", "baseten")
+    credentials = changed(BasetenCredentials, await saved(BasetenCredentials, name), fields)
     async with credentials.get_client() as client:
         models = await client.management.models()
-    done = await save(credentials, os.environ.get("BASETEN_BLOCK", "baseten"))
+    done = await save(credentials, name)
     return f"{done}; {len(models)} models"
 
 

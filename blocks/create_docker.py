@@ -21,33 +21,35 @@ from typing import Any
 from prefect.types import SecretDict
 from prefect_docker import DockerHost, DockerRegistryCredentials
 
-from prefect_modeldeploy.block_scripts import given, required, run, save
+from prefect_modeldeploy.block_scripts import changed, given, required, run, save, saved
 from prefect_modeldeploy.providers.docker import DockerServing
 
 VARIABLES = {"bind_address": "MODELDEPLOY_DOCKER_BIND", "address": "MODELDEPLOY_DOCKER_ADDRESS"}
 
 
-def from_environment() -> DockerServing:
-    blocks: dict[str, Any] = {}
+def from_environment() -> dict[str, Any]:
+    fields: dict[str, Any] = given(VARIABLES)
     if url := os.environ.get("MODELDEPLOY_DOCKER_HOST"):
-        blocks["host"] = DockerHost(base_url=url)
+        fields["host"] = DockerHost(base_url=url)
     if registry := os.environ.get("MODELDEPLOY_DOCKER_REGISTRY"):
-        blocks["registry"] = DockerRegistryCredentials(
+        fields["registry"] = DockerRegistryCredentials(
             registry_url=registry,
             username=required("MODELDEPLOY_DOCKER_REGISTRY_USER"),
             password=required("MODELDEPLOY_DOCKER_REGISTRY_KEY"),
         )
-    names = filter(None, os.environ.get("MODELDEPLOY_DOCKER_SECRETS", "").split(","))
-    secrets = SecretDict({name: required(name, "MODELDEPLOY_DOCKER_SECRETS names it") for name in names})
-    return DockerServing.model_validate({**given(VARIABLES), **blocks, "secret_env": secrets})
+    if names := os.environ.get("MODELDEPLOY_DOCKER_SECRETS"):
+        why = "MODELDEPLOY_DOCKER_SECRETS names it"
+        fields["secret_env"] = SecretDict({name: required(name, why) for name in names.split(",") if name})
+    return fields
 
 
 async def main() -> str:
-    serving = from_environment()
+    fields, name = from_environment(), os.environ.get("MODELDEPLOY_DOCKER_BLOCK", "docker")
+    serving = changed(DockerServing, await saved(DockerServing, name), fields)
     async with serving.get_client() as client:
         version, found = await client.engine.version(), await client.find()
         await client.engine.login()
-    done = await save(serving, os.environ.get("MODELDEPLOY_DOCKER_BLOCK", "docker"))
+    done = await save(serving, name)
     return f"{done}; engine {version}, {len(found)} deployments"
 
 

@@ -13,7 +13,7 @@
 
 import os
 
-from prefect_modeldeploy.block_scripts import given, run, save
+from prefect_modeldeploy.block_scripts import changed, given, run, save, saved
 from prefect_modeldeploy.providers.fiddler import FiddlerCredentials
 
 VARIABLES = {
@@ -25,10 +25,11 @@ VARIABLES = {
 
 
 async def main() -> str:
-    credentials = FiddlerCredentials.model_validate(given(VARIABLES, "base_url", "token"))
+    fields, name = given(VARIABLES, "base_url", "token"), os.environ.get("FIDDLER_BLOCK", "fiddler")
+    credentials = changed(FiddlerCredentials, await saved(FiddlerCredentials, name), fields)
     async with credentials.get_client() as client:
         found = await client.api.models()
-    done = await save(credentials, os.environ.get("FIDDLER_BLOCK", "fiddler"))
+    done = await save(credentials, name)
     return f"{done}; {client.api.generation} API, {len(found)} model versions"
 
 

@@ -16,7 +16,7 @@
 
 import os
 
-from prefect_modeldeploy.block_scripts import given, run, save
+from prefect_modeldeploy.block_scripts import changed, given, run, save, saved
 from prefect_modeldeploy.providers.foundry import FoundryCredentials
 
 VARIABLES = {
@@ -32,11 +32,14 @@ async def main() -> str:
     application = ("client_id", "client_secret")
     is_one = any(os.environ.get(VARIABLES[field]) for field in application)
     fields = given(VARIABLES, "base_url", "model", *(application if is_one else ["token"]))
-    model, branches = fields.pop("model"), {"production": os.environ.get("FOUNDRY_PRODUCTION_BRANCH", "master")}
-    credentials = FoundryCredentials.model_validate({**fields, "branches": branches})
+    model, name = fields.pop("model"), os.environ.get("FOUNDRY_BLOCK", "foundry")
+    instead = {"token": None} if is_one else dict.fromkeys(application)  # a block has the one or the other
+    credentials = changed(FoundryCredentials, await saved(FoundryCredentials, name), {**fields, **instead})
+    if branch := os.environ.get("FOUNDRY_PRODUCTION_BRANCH"):
+        credentials.branches = {**credentials.branches, "production": branch}
     async with credentials.get_client() as client:
         found = await client.find(model=model)
-    done = await save(credentials, os.environ.get("FOUNDRY_BLOCK", "foundry"))
+    done = await save(credentials, name)
     return f"{done}; {len(found)} live deployments of {model}"
 
 

@@ -14,7 +14,7 @@
 import os
 
 from prefect_modeldeploy import Gateway
-from prefect_modeldeploy.block_scripts import given, run, save
+from prefect_modeldeploy.block_scripts import changed, given, run, save, saved
 from prefect_modeldeploy.errors import NodeError
 from prefect_modeldeploy.local.home import Home
 
@@ -28,10 +28,12 @@ VARIABLES = {
 
 async def main() -> str:
     elsewhere = os.environ.get(VARIABLES["url"])
-    gateway = Gateway.model_validate(given(VARIABLES, "token") if elsewhere else {**_here(), **given(VARIABLES)})
+    fields = given(VARIABLES, "token") if elsewhere else {**_here(), **given(VARIABLES)}
+    name = os.environ.get("MODELDEPLOY_GATEWAY", "gateway")
+    gateway = changed(Gateway, await saved(Gateway, name), fields)
     async with gateway.get_client() as client:
         status = await client.status()
-    done = await save(gateway, os.environ.get("MODELDEPLOY_GATEWAY", "gateway"))
+    done = await save(gateway, name)
     return f"{done}; clients call {status['gateway_url']}"
 
 

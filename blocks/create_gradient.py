@@ -16,7 +16,7 @@
 
 import os
 
-from prefect_modeldeploy.block_scripts import given, run, save
+from prefect_modeldeploy.block_scripts import changed, given, run, save, saved
 from prefect_modeldeploy.providers.gradient import GradientCredentials
 
 VARIABLES = {
@@ -31,10 +31,11 @@ VARIABLES = {
 
 
 async def main() -> str:
-    credentials = GradientCredentials.model_validate(given(VARIABLES, "api_key", "project_id"))
+    fields, name = given(VARIABLES, "api_key", "project_id"), os.environ.get("GRADIENT_BLOCK", "gradient")
+    credentials = changed(GradientCredentials, await saved(GradientCredentials, name), fields)
     async with credentials.get_client() as client:
         found = await client.find()
-    done = await save(credentials, os.environ.get("GRADIENT_BLOCK", "gradient"))
+    done = await save(credentials, name)
     return f"{done}; {len(found)} deployments in the project"
 
 

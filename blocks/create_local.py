@@ -16,33 +16,31 @@
 
 import os
 
-from prefect_modeldeploy import DeploymentTarget, LocalServing
-from prefect_modeldeploy.block_scripts import given, required, run, save
+from prefect_modeldeploy import LocalServing
+from prefect_modeldeploy.block_scripts import changed, changed_target, given, run, save, saved
 
 VARIABLES = {
     "home": "MODELDEPLOY_HOME",
     "url": "MODELDEPLOY_URL",
     "token": "MODELDEPLOY_TOKEN",
     "ca_file": "MODELDEPLOY_CA_FILE",
-    "model": "MODELDEPLOY_MODEL",
-    "endpoint": "MODELDEPLOY_ENDPOINT",
 }
+OF_THE_TARGET = {"model": "MODELDEPLOY_MODEL", "endpoint": "MODELDEPLOY_ENDPOINT"}
 
 
 async def main() -> str:
-    model = required("MODELDEPLOY_MODEL")
-    fields = given(VARIABLES)
-    endpoint = fields.pop("endpoint", fields.pop("model"))
-    serving = LocalServing.model_validate(fields)
-    async with serving.get_client() as client:  # one harmless call: is the node there, and do we get in?
-        found = await client.find(model=model)
-    target = DeploymentTarget(credentials=serving, model=model, endpoint=endpoint)  # before anything is saved
+    fields = given(OF_THE_TARGET, "model")
     name = os.environ.get("MODELDEPLOY_SERVING", "local")
+    target_name = os.environ.get("MODELDEPLOY_TARGET", "production")
+    serving = changed(LocalServing, await saved(LocalServing, name), given(VARIABLES))
+    async with serving.get_client() as client:  # one harmless call: is the node there, and do we get in?
+        found = await client.find(model=fields["model"])
+    target = await changed_target(target_name, {**fields, "credentials": serving})  # before anything is saved
     done = await save(serving, name)
     target.credentials = await LocalServing.aload(name)
-    also = await save(target, os.environ.get("MODELDEPLOY_TARGET", "production"))
-    return f"{done}, {also}; {len(found)} deployments of {model}"
+    also = await save(target, target_name)
+    return f"{done}, {also}; {len(found)} deployments of {target.model}"
 
 
 if __name__ == "__main__":
-    run(main, {**VARIABLES, "base_url": VARIABLES["url"]})
+    run(main, {**VARIABLES, **OF_THE_TARGET, "base_url": VARIABLES["url"]})

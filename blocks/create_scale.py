@@ -13,7 +13,7 @@
 
 import os
 
-from prefect_modeldeploy.block_scripts import given, run, save
+from prefect_modeldeploy.block_scripts import changed, given, run, save, saved
 from prefect_modeldeploy.providers.scale import ScaleCredentials
 
 VARIABLES = {
@@ -25,10 +25,11 @@ VARIABLES = {
 
 
 async def main() -> str:
-    credentials = ScaleCredentials.model_validate(given(VARIABLES, "api_key"))
+    fields, name = given(VARIABLES, "api_key"), os.environ.get("SCALE_BLOCK", "scale")
+    credentials = changed(ScaleCredentials, await saved(ScaleCredentials, name), fields)
     async with credentials.get_client() as client:
         found = await client.find()
-    done = await save(credentials, os.environ.get("SCALE_BLOCK", "scale"))
+    done = await save(credentials, name)
     return f"{done}; {len(found)} deployments"
 
 

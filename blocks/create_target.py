@@ -17,8 +17,8 @@
 import os
 from typing import Any, get_args
 
-from prefect_modeldeploy import DeploymentTarget, Gateway
-from prefect_modeldeploy.block_scripts import given, run, save
+from prefect_modeldeploy import Gateway
+from prefect_modeldeploy.block_scripts import changed_target, given, run, save
 from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.providers import Credentials
 
@@ -37,10 +37,11 @@ async def main() -> str:
     fields["credentials"] = await _credentials(fields["credentials"])
     if gateway := os.environ.get("MODELDEPLOY_GATEWAY"):
         fields["gateway"] = await Gateway.aload(gateway)
-    target = DeploymentTarget.model_validate({"endpoint": fields["model"], **fields})
+    name = os.environ.get("MODELDEPLOY_TARGET", "production")
+    target = await changed_target(name, fields)
     async with target.credentials.get_client() as client:
         found = await client.find(model=target.model)
-    done = await save(target, os.environ.get("MODELDEPLOY_TARGET", "production"))
+    done = await save(target, name)
     splits = "" if target.splits else "; canary rollouts need a MODELDEPLOY_GATEWAY as well"
     return f"{done}; {len(found)} deployments of {target.model}{splits}"
 

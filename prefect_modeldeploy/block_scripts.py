@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from prefect.blocks.core import Block
@@ -17,6 +17,9 @@ from prefect.settings import get_current_settings
 from pydantic import ValidationError
 
 from prefect_modeldeploy.errors import InvalidInput, ModelDeployError
+from prefect_modeldeploy.target import DeploymentTarget
+
+B = TypeVar("B", bound=Block)
 
 
 def required(name: str, why: str | None = None) -> str:
@@ -37,6 +40,35 @@ def given(variables: Mapping[str, str], *needed: str) -> dict[str, str]:
     for field in needed:
         required(variables[field])
     return {field: value for field, name in variables.items() if (value := os.environ.get(name))}
+
+
+async def saved(kind: type[B], name: str) -> B | None:
+    """The saved block of this name; None if there is none.
+
+    Raises:
+        InvalidInput: It cannot be read.
+    """
+    try:
+        return await kind.aload(name)
+    except ValueError:  # what Prefect raises where there is none
+        return None
+    except RuntimeError as error:
+        slug = kind.get_block_type_slug()
+        hint = f"is the name of a {slug} block that cannot be read; mend it in the UI, or delete it there"
+        raise InvalidInput("name of the block", name, hint) from error
+
+
+def changed(kind: type[B], former: B | None, fields: Mapping[str, Any]) -> B:
+    """The former block with these fields, or a new one: what a person set in the UI stays."""
+    kept = {} if former is None else {field: getattr(former, field) for field in kind.model_fields}
+    return kind.model_validate({**kept, **fields})
+
+
+async def changed_target(name: str, fields: Mapping[str, Any]) -> DeploymentTarget:
+    """As `changed`; the endpoint of a new target, or of another model's, has the model's name unless it is given."""
+    former = await saved(DeploymentTarget, name)
+    same_model = former is not None and former.model == fields["model"]
+    return changed(DeploymentTarget, former, fields if same_model else {"endpoint": fields["model"], **fields})
 
 
 async def save(block: Block, name: str) -> str:

@@ -48,6 +48,7 @@ async def test_a_missing_variable_is_named(script: Any, monkeypatch: pytest.Monk
     assert said.startswith(f"FOUNDRY_{missing} is not set")
 
 
+@pytest.mark.usefixtures("prefect_server")
 async def test_what_cannot_work_is_one_line(stack: Foundry, script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = {"BASE_URL": "http://stack.example"}
     assert "FOUNDRY_BASE_URL=" in await said_by(script, monkeypatch, GIVEN | bad)
@@ -68,3 +69,13 @@ async def test_the_block_is_saved_again_and_again(stack: Foundry, script: Any, m
     saved = await FoundryCredentials.aload("foundry")
     async with saved.get_client() as client:
         assert [d.environment for d in await client.find(model=stack.model)] == ["production"]
+
+    saved.branches = {"production": "master", "staging": "next"}  # as a person does it in the UI
+    await saved.save("foundry", overwrite=True)
+    monkeypatch.delenv("FOUNDRY_TOKEN")
+    for name in ("CLIENT_ID", "CLIENT_SECRET"):
+        monkeypatch.setenv(f"FOUNDRY_{name}", about[name.lower()])
+    assert "updated" in await script.main()
+    saved = await FoundryCredentials.aload("foundry")
+    assert (saved.token, saved.client_id) == (None, about["client_id"])
+    assert saved.branches == {"production": "master", "staging": "next"}

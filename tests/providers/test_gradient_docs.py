@@ -80,6 +80,7 @@ async def test_the_script_saves_the_block_and_updates_it(
         assert saved.project_id == sandbox["gradient"]["seed"]["project_id"]
 
 
+@pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize("missing", ["PAPERSPACE_API_KEY", "GRADIENT_PROJECT"])
 async def test_a_missing_variable_or_a_wrong_one_is_one_clear_line(
     monkeypatch: pytest.MonkeyPatch, missing: str

@@ -1,0 +1,93 @@
+"""Scripts of blocks/ that run again, on a real Prefect server: what a person has set stays."""
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+from prefect.blocks.core import Block
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import BlockDocumentUpdate
+from pydantic import SecretStr
+
+from prefect_modeldeploy import DeploymentTarget, FreezeCalendar, Gateway, LocalServing
+from prefect_modeldeploy.local.autostart import ensure_node, stop_node
+from prefect_modeldeploy.local.home import Home
+from tests.test_top_level import ROOT, imported, variables
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server")]
+
+LOCAL, TARGET = (imported(ROOT / "blocks" / f"create_{name}.py") for name in ("local", "target"))
+
+
+@pytest_asyncio.fixture
+async def node(tmp_path: Path) -> AsyncIterator[dict[str, str]]:
+    """A node by its address and token, as the scripts take them."""
+    info = await ensure_node(tmp_path)
+    yield {"MODELDEPLOY_URL": info.control_url, "MODELDEPLOY_TOKEN": Home(tmp_path).token().get_secret_value()}
+    await stop_node(tmp_path)
+
+
+@pytest.fixture
+def name() -> str:
+    return f"again-{uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def environment(name: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def environment(**given: str) -> None:
+        for variable in {*variables(LOCAL), *variables(TARGET)}:
+            monkeypatch.delenv(variable, raising=False)
+        for variable, value in {"MODELDEPLOY_TARGET": name, "MODELDEPLOY_SERVING": name, **given}.items():
+            monkeypatch.setenv(variable, value)
+
+    return environment
+
+
+async def in_the_ui(block: Block, **changes: Any) -> None:
+    """Change fields of a saved block as the UI does, which sends what the block refers to every time."""
+    parts = {field: value for field in type(block).model_fields if isinstance(value := getattr(block, field), Block)}
+    for field, part in {**parts, **changes}.items():
+        if isinstance(part, Block):
+            changes[field] = {"$ref": {"block_document_id": str(part._block_document_id)}}
+    assert block._block_document_id is not None
+    async with get_client() as client:
+        await client.update_block_document(block._block_document_id, BlockDocumentUpdate(data=changes))
+
+
+async def test_a_script_changes_what_the_environment_says_and_nothing_else(
+    node: dict[str, str], environment: Callable[..., None], name: str
+) -> None:
+    environment(**node, MODELDEPLOY_MODEL="digits")
+    assert await LOCAL.main() == (
+        f"created local-serving/{name}, created deployment-target/{name}; 0 deployments of digits"
+    )
+    gateway = Gateway(url=node["MODELDEPLOY_URL"], token=SecretStr(node["MODELDEPLOY_TOKEN"]))
+    freeze = FreezeCalendar(when_frozen="hold")
+    for block in (gateway, freeze):
+        await block.save(name)
+    target, serving = await DeploymentTarget.aload(name), await LocalServing.aload(name)
+    liked = {"sample": {"x": [1, None]}, "notify": ["slack-webhook/ops"], "price_per_replica_hour": 2.5}
+    await in_the_ui(target, gateway=gateway, freeze=freeze, **liked)
+    await in_the_ui(serving, autostart=False)
+    set_by_a_person = await DeploymentTarget.aload(name)
+    assert set_by_a_person.gateway == gateway
+
+    environment(MODELDEPLOY_MODEL="digits", MODELDEPLOY_ENDPOINT="numbers")  # the block knows address and token
+    assert f"updated deployment-target/{name}" in await LOCAL.main()
+    environment(MODELDEPLOY_MODEL="digits", MODELDEPLOY_CREDENTIALS=f"local-serving/{name}", MODELDEPLOY_PRICE="3")
+    await TARGET.main()
+
+    target, serving = await DeploymentTarget.aload(name), await LocalServing.aload(name)
+    assert (serving.url, serving.autostart) == (node["MODELDEPLOY_URL"], False)
+    new = {"credentials": serving, "endpoint": "numbers", "price_per_replica_hour": 3.0}
+    assert target == set_by_a_person.model_copy(update=new)
+    for part in (target.credentials, target.gateway, target.freeze):
+        assert part is not None
+        assert part._block_document_name == name, "a reference to the saved block, not a copy of it"
+
+    environment(MODELDEPLOY_MODEL="fraud", MODELDEPLOY_CREDENTIALS=f"local-serving/{name}")
+    await TARGET.main()
+    assert (await DeploymentTarget.aload(name)).endpoint == "fraud", "the other endpoint was another model's"
