@@ -28,7 +28,7 @@ VARIABLES = {"bind_address": "MODELDEPLOY_DOCKER_BIND", "address": "MODELDEPLOY_
 
 
 def from_environment() -> dict[str, Any]:
-    fields: dict[str, Any] = given(VARIABLES)
+    fields: dict[str, Any] = {**given(VARIABLES)}
     if url := os.environ.get("MODELDEPLOY_DOCKER_HOST"):
         fields["host"] = DockerHost(base_url=url)
     if registry := os.environ.get("MODELDEPLOY_DOCKER_REGISTRY"):

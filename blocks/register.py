@@ -7,12 +7,12 @@ The same as `prefect block register -m prefect_modeldeploy`. Doing it again upda
 
 from typing import get_args
 
-from prefect_modeldeploy import DeploymentTarget, Gateway
+from prefect_modeldeploy import DeploymentTarget, FreezeCalendar, Gateway
 from prefect_modeldeploy.block_scripts import run
 from prefect_modeldeploy.providers import Credentials
 from prefect_modeldeploy.sources import Metrics
 
-BLOCKS = (*get_args(Credentials), *get_args(Metrics), Gateway, DeploymentTarget)
+BLOCKS = (*get_args(Credentials), *get_args(Metrics), FreezeCalendar, Gateway, DeploymentTarget)
 
 
 async def main() -> str:

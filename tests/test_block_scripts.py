@@ -9,17 +9,20 @@ import pytest
 import pytest_asyncio
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import BlockDocumentUpdate
+from prefect.client.schemas.actions import BlockDocumentUpdate, BlockTypeUpdate
 from pydantic import SecretStr
 
 from prefect_modeldeploy import DeploymentTarget, FreezeCalendar, Gateway, LocalServing
 from prefect_modeldeploy.local.autostart import ensure_node, stop_node
 from prefect_modeldeploy.local.home import Home
+from tests.test_package import BLOCKS
 from tests.test_top_level import ROOT, imported, variables
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server")]
 
-LOCAL, TARGET = (imported(ROOT / "blocks" / f"create_{name}.py") for name in ("local", "target"))
+LOCAL, TARGET, REGISTER = (
+    imported(ROOT / "blocks" / f"{name}.py") for name in ("create_local", "create_target", "register")
+)
 
 
 @pytest_asyncio.fixture
@@ -91,3 +94,17 @@ async def test_a_script_changes_what_the_environment_says_and_nothing_else(
     environment(MODELDEPLOY_MODEL="fraud", MODELDEPLOY_CREDENTIALS=f"local-serving/{name}")
     await TARGET.main()
     assert (await DeploymentTarget.aload(name)).endpoint == "fraud", "the other endpoint was another model's"
+
+
+async def test_all_block_types_are_registered_as_they_are_now() -> None:
+    assert set(REGISTER.BLOCKS) == set(BLOCKS)
+    await FreezeCalendar.aregister_type_and_schema()
+    async with get_client() as client:
+        former = await client.read_block_type_by_slug("freeze-calendar")
+        await client.update_block_type(former.id, BlockTypeUpdate(description="of a former version"))
+        said = await REGISTER.main()
+        slugs = {block.get_block_type_slug() for block in BLOCKS}
+        assert set(said.removeprefix("registered: ").split(", ")) == slugs
+        found = {slug: await client.read_block_type_by_slug(slug) for slug in slugs}
+    for block in BLOCKS:
+        assert found[block.get_block_type_slug()].description == block._description

@@ -10,8 +10,9 @@ from prefect.testing.standard_test_suites import BlockStandardTestSuite
 import prefect_modeldeploy
 from prefect_modeldeploy import DeploymentTarget, FreezeCalendar, Gateway
 from prefect_modeldeploy.providers import Credentials
+from prefect_modeldeploy.sources import Metrics
 
-BLOCKS = (*get_args(Credentials), FreezeCalendar, Gateway, DeploymentTarget)
+BLOCKS = (*get_args(Credentials), *get_args(Metrics), FreezeCalendar, Gateway, DeploymentTarget)
 
 
 def test_every_public_name_can_be_imported() -> None:
