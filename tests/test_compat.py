@@ -7,25 +7,36 @@ from prefect_modeldeploy import compat
 from prefect_modeldeploy.errors import ModelDeployError
 
 
-def installed(monkeypatch: pytest.MonkeyPatch, prefect: str, fastapi: str) -> None:
-    monkeypatch.setattr(compat, "version", {"prefect": prefect, "fastapi": fastapi}.__getitem__)
+def installed(monkeypatch: pytest.MonkeyPatch, prefect: str, fastapi: str, sqlalchemy: str = "2.0.58") -> None:
+    versions = {"prefect": prefect, "fastapi": fastapi, "sqlalchemy": sqlalchemy}
+    monkeypatch.setattr(compat, "version", versions.__getitem__)
 
 
-@pytest.mark.parametrize(("prefect", "fastapi"), [("3.8.8", "0.151.0"), ("3.8.4", "0.165.1")])
+@pytest.mark.parametrize(
+    ("versions", "said"),
+    [
+        (("3.8.8", "0.151.0"), r"fastapi=0\.151\.0 breaks the server of prefect=3\.8\.8: install 'fastapi<0\.151'"),
+        (("3.8.4", "0.165.1"), r"fastapi=0\.165\.1 breaks the server of prefect=3\.8\.4: install 'fastapi<0\.151'"),
+        (
+            ("3.8.8", "0.150.0", "2.1.9"),
+            r"sqlalchemy=2\.1\.9 ends every schedule on the server of prefect=3\.8\.8: install 'sqlalchemy<2\.1'",
+        ),
+    ],
+)
 def test_a_broken_pair_of_versions_is_named_with_the_remedy(
-    monkeypatch: pytest.MonkeyPatch, prefect: str, fastapi: str
+    monkeypatch: pytest.MonkeyPatch, versions: tuple[str, ...], said: str
 ) -> None:
-    installed(monkeypatch, prefect, fastapi)
+    installed(monkeypatch, *versions)
     with temporary_settings({PREFECT_API_URL: None}):
-        with pytest.raises(ModelDeployError, match=r"install 'fastapi<0\.151'"):
+        with pytest.raises(ModelDeployError, match=said):
             compat.check_prefect_server()
-        with pytest.warns(UserWarning, match=f"fastapi={fastapi} breaks the server of prefect={prefect}"):
+        with pytest.warns(UserWarning, match=said):
             compat.warn_if_server_cannot_start()
 
 
-@pytest.mark.parametrize(("prefect", "fastapi"), [("3.8.8", "0.150.0"), ("3.9.1", "0.165.1")])
-def test_a_good_pair_is_not_mentioned(monkeypatch: pytest.MonkeyPatch, prefect: str, fastapi: str) -> None:
-    installed(monkeypatch, prefect, fastapi)
+@pytest.mark.parametrize("versions", [("3.8.8", "0.150.0", "2.0.58"), ("3.9.1", "0.165.1", "2.1.9")])
+def test_good_versions_are_not_mentioned(monkeypatch: pytest.MonkeyPatch, versions: tuple[str, ...]) -> None:
+    installed(monkeypatch, *versions)
     with temporary_settings({PREFECT_API_URL: None}):
         assert compat.check_prefect_server() is None
 
