@@ -14,6 +14,7 @@ from prefect.client.orchestration import get_client
 from prefect_modeldeploy import Autoscaling, DeploymentStatus, DeploymentTarget, promote_to_production
 from prefect_modeldeploy.target import client_of
 from tests.conftest import eventually
+from tests.deployed.conftest import LINES
 from tests.deployed.kit import ROOT, all_ended, call, is_on, runs_by, runs_of, switch
 from tests.flows.conftest import Site
 from tests.flows.hosted import hosted
@@ -89,6 +90,25 @@ async def test_schedules_have_the_time_zone_and_are_on(deployed: dict[str, str])
             assert schedule.active
             assert schedule.slug
             assert schedule.schedule.timezone == "Europe/Berlin"  # type: ignore[union-attr]
+
+
+async def test_a_trigger_that_a_person_switched_off_stays_off_when_all_is_deployed_again(
+    deployed: dict[str, str],
+) -> None:
+    """Although Prefect makes the automations of a deployment anew. What is on stays on."""
+    off, on = "modeldeploy-roll-back-on-alert", "modeldeploy-canary-on-registration"
+    async with get_client() as client:
+        [before] = await client.read_automations_by_name(off)
+        assert before.enabled
+        await client.pause_automation(before.id)
+        try:
+            await asyncio.to_thread(call, deployed, "bash", "-euc", LINES[-2])
+            [after], [other] = [await client.read_automations_by_name(name) for name in (off, on)]
+            assert after.id != before.id
+            assert (after.enabled, other.enabled) == (False, True)
+        finally:
+            for one in await client.read_automations_by_name(off):
+                await client.resume_automation(one.id)
 
 
 async def test_a_night_by_schedule_with_a_pause_leaves_all_settings_as_they_were(
