@@ -13,6 +13,8 @@ from prefect.client.schemas.actions import BlockDocumentUpdate, BlockTypeUpdate
 from pydantic import SecretStr
 
 from prefect_modeldeploy import DeploymentTarget, FreezeCalendar, Gateway, LocalServing
+from prefect_modeldeploy.block_scripts import saved
+from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.local.autostart import ensure_node, stop_node
 from prefect_modeldeploy.local.home import Home
 from tests.test_package import BLOCKS
@@ -94,6 +96,14 @@ async def test_a_script_changes_what_the_environment_says_and_nothing_else(
     environment(MODELDEPLOY_MODEL="fraud", MODELDEPLOY_CREDENTIALS=f"local-serving/{name}")
     await TARGET.main()
     assert (await DeploymentTarget.aload(name)).endpoint == "fraud", "the other endpoint was another model's"
+
+
+async def test_a_saved_block_that_cannot_be_read_is_named(name: str) -> None:
+    calendar = FreezeCalendar()
+    await calendar.save(name)
+    await in_the_ui(calendar, when_frozen="of another version")
+    with pytest.raises(InvalidInput, match=f"{name}.*freeze-calendar block that cannot be read"):
+        await saved(FreezeCalendar, name)
 
 
 async def test_all_block_types_are_registered_as_they_are_now() -> None:
