@@ -83,9 +83,9 @@ def _form(record: RolloutRecord, gate: str) -> type[ApprovalAnswer]:
 
 def silence(record: RolloutRecord, gate: str) -> Answer:
     """The answer when nobody gives one."""
-    return _answer(gate, (record.approval or Approval()).on_timeout, "nobody answered in time", "nobody")
+    return _answer(gate, (record.approval or Approval()).on_timeout, "nobody answered in time")
 
 
-def _answer(gate: str, decision: Decision, comment: str, who: str) -> Answer:
-    at = datetime.now(UTC)
-    return Answer(gate=gate, decision=decision, comment=comment, who=Actor(name=who, declared=True), at=at)
+def _answer(gate: str, decision: Decision, comment: str, who: str | None = None) -> Answer:
+    actor = Actor(name=who or "nobody", declared=who is not None)
+    return Answer(gate=gate, decision=decision, comment=comment, who=actor, at=datetime.now(UTC))

@@ -101,12 +101,11 @@ def finish(axes: "Axes", record: RolloutRecord, points: Sequence[Point], title: 
     for moment in series.boundaries(points):
         axes.axvline(moment, color=MUTED, linewidth=0.6)
     verdict = series.verdict_at(record, points)
-    if verdict is not None and record.outcome is not None:
+    if verdict is not None:
         axes.axvline(verdict, color=INK, linewidth=1.4)
         side = "right" if verdict > 0.9 * seconds else "left" if verdict < 0.1 * seconds else "center"
         above = blended_transform_factory(axes.transData, axes.transAxes)
-        said = f"{record.outcome.replace('_', ' ')} at {words.duration(verdict)}"
-        axes.text(verdict, 1.04, said, transform=above, ha=side, fontsize=8.5)
+        axes.text(verdict, 1.04, words.verdict(record, verdict), transform=above, ha=side, fontsize=8.5)
 
 
 def legend(axes: "Axes") -> None:

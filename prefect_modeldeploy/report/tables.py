@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from prefect_modeldeploy.deployments import Deployment
 from prefect_modeldeploy.report import series, words
 from prefect_modeldeploy.rollout.plan import CanaryPlan
-from prefect_modeldeploy.rollout.record import RolloutRecord, StepResult
+from prefect_modeldeploy.rollout.record import Actor, RolloutRecord, StepResult
 
 Row = dict[str, str]
 
@@ -66,12 +66,13 @@ def facts_table(record: RolloutRecord) -> list[Row]:
         "Endpoint": words.plain(record.endpoint),
         "New": _named(words.canary(record), record.canary),
         "Compared with": _named(before, record.stable or "") if before else "nothing: no version served before",
-        "Started by": words.plain(record.who.name) + (" (by their own account)" if record.who.declared else ""),
+        "Started by": _person(record.who),
         "Why": words.plain(record.why) or "no reason was given",
         "Started": words.when(record.started_at),
         "Ended": words.when(record.ended_at) or "not yet",
         "Took": words.duration(record.seconds),
         "Decided by": words.metric(record.decided_by) if record.decided_by else "",
+        **_answer(record),
         "Rollout": words.plain(record.id),
     }
     return [{"Fact": name, "Value": value} for name, value in facts.items() if value]
@@ -137,6 +138,20 @@ def _address(url: str | None) -> str:
         return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
     except ValueError:  # not an address (an unclosed bracket, say): nothing to link to, and it may hold anything
         return "not a valid address"
+
+
+def _person(who: Actor) -> str:
+    return words.plain(who.name) + (" (by their own account)" if who.declared else "")
+
+
+def _answer(record: RolloutRecord) -> Row:
+    """What a person said last at a gate."""
+    if (said := record.answer) is None:
+        return {}
+    name = "Answered by" if said.decision in ("roll_back", "extend") else "Approved by"
+    what = f"{said.decision.replace('_', ' ')}, before {words.plain(said.gate, 80)}"
+    comment = words.plain(said.comment)
+    return {name: f"{_person(said.who)}: {what}, {words.when(said.at)}" + (f": {comment}" if comment else "")}
 
 
 def _named(version: str, deployment: str) -> str:

@@ -122,6 +122,16 @@ def headline(record: RolloutRecord) -> str:
     return f"{subject[0].upper()}{subject[1:]} {went}{after}" + (f": {reason}" if reason else "")
 
 
+def verdict(record: RolloutRecord, seconds: float) -> str:
+    """What the line of the verdict in the plots says: `proven at 14 s`; a promotion comes later than its proof."""
+    judged = [step for step in record.steps if not baking(record, step)]
+    if record.outcome == "promoted" and judged and judged[-1].decision == "promote":
+        return f"proven at {duration(seconds)}"
+    if record.outcome in (None, "promoted") or record.decided_by == "approval":
+        return f"judged until {duration(seconds)}"  # a person decided, at some time after that
+    return f"{record.outcome.replace('_', ' ')} at {duration(seconds)}"
+
+
 def baking(record: RolloutRecord, step: StepResult) -> bool:
     """Whether a result is that of the bake, which comes after the last step at a weight of its own."""
     steps = record.plan.steps

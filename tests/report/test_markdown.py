@@ -5,7 +5,7 @@ import re
 import pytest
 
 from prefect_modeldeploy.report import report_markdown
-from prefect_modeldeploy.rollout.record import Actor
+from prefect_modeldeploy.rollout.record import Actor, Answer
 
 from .reading import drawings, rendered, spaced, words_in
 from .simulated_rollouts import ALL, NAMES, promoted, rolled_back, silent, without_steps
@@ -64,11 +64,13 @@ def test_without_data_it_says_so() -> None:
 
 def test_text_of_others_is_shown_and_never_obeyed() -> None:
     rollout, points = rolled_back()
-    harmless = rendered(report_markdown(rollout, points))
+    answer = Answer(gate="promotion", decision="promote", comment="fine", who=Actor(name="mira"), at=rollout.started_at)
+    harmless = rendered(report_markdown(rollout.model_copy(update={"answer": answer}), points))
+    said = answer.model_copy(update={"gate": EVIL, "comment": EVIL, "who": Actor(name=EVIL)})
     names = {EVIL: 3.0, "latency_p50": 1.0, "latency_p99": 0.5}
     step = rollout.steps[0].model_copy(update={"reason": EVIL, "decided_by": EVIL, "harm": names, "safe": names})
     changes = dict.fromkeys(("id", "model", "endpoint", "environment", "why", "reason", "decided_by", "canary"), EVIL)
-    evil = rollout.model_copy(update={**changes, "who": Actor(name=EVIL), "steps": (step,)})
+    evil = rollout.model_copy(update={**changes, "who": Actor(name=EVIL), "steps": (step,), "answer": said})
     page = rendered(report_markdown(evil, points))
     assert page.tags == harmless.tags, "not one element more, not one less"
     assert SHOWN[:60] in page.text

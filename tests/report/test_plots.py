@@ -54,7 +54,7 @@ def test_axes_carry_units_and_legends_name_the_arms() -> None:
     weights, errors, latency, evidence = (words_in(parsed(plot)) for plot in drawn("promoted"))
     for texts in (weights, errors, latency, evidence):
         assert "time since the start (s)" in texts
-        assert "promoted at 1 min 32 s" in texts
+        assert "proven at 1 min 32 s" in texts
     assert {"asked for", "observed", "50 %"} <= set(weights)
     assert {"stable", "canary"} <= set(errors)
     assert {"stable p50", "stable p99", "canary p50", "canary p99"} <= set(latency)
@@ -77,6 +77,21 @@ def test_an_unfinished_rollout_has_no_verdict_mark() -> None:
     running = record.model_copy(update={"outcome": None, "ended_at": None})
     for plot in plots(running, points):
         assert not [text for text in words_in(parsed(plot)) if " at 1 min" in text]
+
+
+def test_the_line_of_a_verdict_claims_no_more_than_was_measured() -> None:
+    """A promotion comes after its proof, maybe long after; a person may decide with or without one."""
+    record, points = promoted()
+    undecided = record.steps[-1].model_copy(update={"decision": "continue"})
+    by_hand = {"steps": (*record.steps[:-1], undecided), "decided_by": "approval"}
+    for changes, said in (
+        ({}, "proven at 1 min 32 s"),
+        (by_hand, "judged until 1 min 32 s"),
+        ({"outcome": "rolled_back", "decided_by": "approval"}, "judged until 1 min 32 s"),
+        ({"outcome": "rolled_back", "decided_by": "failures"}, "rolled back at 1 min 32 s"),
+        ({"outcome": "held"}, "held at 1 min 32 s"),
+    ):
+        assert said in words_in(parsed(plots(record.model_copy(update=changes), points)[0]))
 
 
 def test_no_traffic_says_so_instead_of_drawing_zeros() -> None:

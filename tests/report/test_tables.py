@@ -7,6 +7,8 @@ import pytest
 
 from prefect_modeldeploy.deployments import Deployment, DeploymentStatus, Replicas
 from prefect_modeldeploy.report import deployments_table, steps_table, words
+from prefect_modeldeploy.report.tables import facts_table
+from prefect_modeldeploy.rollout.record import Actor, Answer
 
 from .simulated_rollouts import promoted, rolled_back, silent, without_steps
 
@@ -108,6 +110,20 @@ def test_harm_is_the_weighted_average_and_safety_the_weakest() -> None:
     step = rollout.steps[0].model_copy(update={"harm": harm, "safe": safe})
     [row] = steps_table(rollout.model_copy(update={"steps": (step,)}))
     assert (row["Harm"], row["Safety"]) == ("5.79", "2.72")  # (3 e^2 + 1) / 4, and e
+
+
+def test_who_approved_when_and_why_is_a_fact() -> None:
+    rollout, _ = promoted()
+    at = datetime(2026, 3, 29, 9, 0, tzinfo=UTC)
+    answer = Answer(gate="promotion", decision="promote", comment="looks\ngood", who=Actor(name="mira"), at=at)
+    approved = {row["Fact"]: row["Value"] for row in facts_table(rollout.model_copy(update={"answer": answer}))}
+    assert approved["Approved by"] == (
+        "mira (by their own account): promote, before promotion, 2026-03-29 09:00:00 UTC: looks good"
+    )
+    silence = Answer(gate="step 2", decision="roll_back", who=Actor(name="nobody", declared=False), at=at)
+    refused = {row["Fact"]: row["Value"] for row in facts_table(rollout.model_copy(update={"answer": silence}))}
+    assert refused["Answered by"] == "nobody: roll back, before step 2, 2026-03-29 09:00:00 UTC"
+    assert not {"Approved by", "Answered by"} & {row["Fact"] for row in facts_table(rollout)}
 
 
 def test_no_data_is_said_in_words() -> None:
