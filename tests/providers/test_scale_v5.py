@@ -64,6 +64,7 @@ async def test_a_model_is_created_from_an_image_and_serves(client: ScaleV5Client
     assert made.autoscaling == Autoscaling(min_replicas=1, max_replicas=2, target_concurrency=4)
     assert made.resources is not None
     assert made.resources.memory_mib == 2048
+    assert made.tags == ("team=risk",)
     [record] = await records(control)
     image = record["vendor_configuration"]["model_image"]
     assert (image["registry"], image["repository"], image["tag"]) == ("registry.example", "team/fraud", "1")

@@ -24,6 +24,7 @@ from prefect_modeldeploy.deployments import (
     DeploymentSpec,
     DeploymentStatus,
     DeploymentUpdate,
+    tags_of,
 )
 from prefect_modeldeploy.errors import Conflict, InvalidInput, NotFound, Problem
 from prefect_modeldeploy.providers.base import ServingClient
@@ -297,6 +298,7 @@ class ScaleV5Client(ServingClient):
                 "model_id": _model_of(answer),
                 "version": mark.get("version"),
                 "environment": mark.get("environment"),
+                "tags": tags_of(infra.get("labels")),
                 "status": status,
                 "provider_status": word,
                 "reason": answer.get("status_reason"),
