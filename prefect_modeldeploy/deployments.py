@@ -98,7 +98,7 @@ class DeploymentSpec(_Vocabulary):
     source: str | None = Field(
         None,
         description="What to serve, in the provider's terms: a path, an image, an archive. "
-        "Local: a .joblib file, or `package.module:callable`.",
+        "Local: a .joblib file, or package.module:callable.",
     )
     environment: str = Field("production", description="Role that it is meant for.")
     autoscaling: Autoscaling | None = Field(

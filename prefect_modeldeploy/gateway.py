@@ -40,9 +40,12 @@ class Gateway(Block):
     _description = "A gateway that splits traffic between deployments, at one provider or at two."
 
     url: str = Field(description="Address of the node's control API; https, or http on this machine.")
-    token: SecretStr = Field(min_length=1, description="Bearer token of that API: the file `token` in the node's home.")
+    token: SecretStr = Field(
+        min_length=1, description="Bearer token of that API, from the file token in the node's home."
+    )
     ca_file: str | None = Field(
-        None, description="PEM file here, with the authorities to trust at `url`. None: those that Python trusts."
+        None,
+        description="PEM file here, with the authorities to trust there. None: those that Python trusts.",
     )
     arms_ca_file: str | None = Field(
         None,

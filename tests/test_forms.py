@@ -5,17 +5,21 @@ from typing import Any
 import pytest
 from prefect import Flow
 from prefect.blocks.core import Block
+from prefect.exceptions import ParameterTypeError
 from prefect.utilities.schema_tools.validation import is_valid
 
 import prefect_modeldeploy.flows as flows
 from prefect_modeldeploy.providers.base import ServingCredentials
 from tests.test_package import BLOCKS
 
-FORMS: dict[str, dict[str, Any]] = {
-    **{block.__name__: block.model_json_schema(ref_template="#/definitions/{model}") for block in BLOCKS},
-    **{name: flow.parameters.model_dump() for name, flow in vars(flows).items() if isinstance(flow, Flow)},
+FLOWS: dict[str, dict[str, Any]] = {
+    name: flow.parameters.model_dump() for name, flow in vars(flows).items() if isinstance(flow, Flow)
 }
-CANARY = FORMS["canary_rollout"]
+FORMS = FLOWS | {block.__name__: block.model_json_schema(ref_template="#/definitions/{model}") for block in BLOCKS}
+CANARY = FLOWS["canary_rollout"]
+TARGET = {"target": "production"}
+CHANGE = TARGET | {"candidate": "fraud-2"}
+FLEET = {"targets": ["production", "fraud"]}
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -29,10 +33,26 @@ def test_every_field_at_any_depth_has_a_title_and_a_description(name: str) -> No
             assert field.get("description") or referred.get("description"), f"{form['title']}.{key}"
 
 
-def test_a_choice_between_a_text_and_something_else_says_what_the_text_is() -> None:
-    assert [option.get("title") for option in CANARY["properties"]["target"]["anyOf"]] == [None, "Name of a block"]
-    assert [option.get("title") for option in CANARY["properties"]["candidate"]["anyOf"]] == ["Id", None]
-    assert CANARY["definitions"]["DeploymentSpec"]["title"] == "New deployment"
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_parameter_is_described_in_plain_text_on_one_line(name: str) -> None:
+    """The UI shows a description as it is."""
+    for title, form in {"": FLOWS[name], **FLOWS[name].get("definitions", {})}.items():
+        for key, field in form.get("properties", {}).items():
+            of_others = title in ("DockerHost", "DockerRegistryCredentials")
+            assert of_others or not set("`\n") & set(field.get("description", "")), f"{title}.{key}"
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_choice_between_a_text_and_something_else_says_what_the_text_is(name: str) -> None:
+    """The UI shows a text without a title as "str"."""
+    for key, field in FLOWS[name]["properties"].items():
+        lists = [each["items"] for each in (field, *field.get("anyOf", [])) if "items" in each]
+        options = [option for each in (field, *lists) for option in each.get("anyOf", [])]
+        texts = [option.get("title") for option in options if option.get("type") == "string"]
+        expected = {"target": ["Name of a block"], "targets": ["Name of a block"], "candidate": ["Id"], "to": ["Id"]}
+        assert texts == expected.get(key, []), key
+    if "candidate" in FLOWS[name]["properties"]:
+        assert FLOWS[name]["definitions"]["DeploymentSpec"]["title"] == "New deployment"
 
 
 def test_a_block_that_others_hold_is_titled_like_its_class() -> None:
@@ -61,3 +81,35 @@ def test_the_server_accepts_every_share_that_the_plan_accepts(share: float) -> N
 )
 def test_the_server_refuses_wrong_input_before_a_run_exists(wrong: dict[str, Any]) -> None:
     assert not is_valid({"target": "production", "candidate": "fraud-2"} | wrong, CANARY)
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        ("canary_rollout", CHANGE, {"plan": {"bake_seconds": -1}}),
+        ("plan_rollout", CHANGE, {"plan": {"steps": [0]}}),
+        ("promote_to_production", CHANGE | {"bake_seconds": 0}, {"bake_seconds": -1}),
+        ("roll_back", TARGET, {"target": 5}),
+        ("reconcile_rollouts", {}, {"targets": []}),
+        ("scale_to_zero", FLEET | {"only_if_idle_seconds": None}, {"only_if_idle_seconds": -5}),
+        ("scale_to_zero", FLEET, {"targets": []}),
+        ("wake_up", FLEET | {"timeout_seconds": 0.5}, {"timeout_seconds": -1}),
+        ("fleet_report", FLEET, {"targets": []}),
+        ("clean_up_orphans", FLEET | {"older_than_seconds": 0}, {"older_than_seconds": -1}),
+    ],
+)
+def test_every_flow_refuses_wrong_input_in_its_form_and_from_python(
+    name: str, right: dict[str, Any], wrong: dict[str, Any]
+) -> None:
+    assert is_valid(right, FLOWS[name])
+    assert not is_valid(right | wrong, FLOWS[name])
+    flow: Flow[..., Any] = vars(flows)[name]
+    with pytest.raises(ParameterTypeError, match=next(iter(wrong))):
+        flow.validate_parameters(right | wrong)
+
+
+def test_a_time_that_cannot_be_is_refused_with_its_value() -> None:
+    flow: Flow[..., Any] = flows.scale_to_zero
+    for seconds in (-5, float("nan")):
+        with pytest.raises(ParameterTypeError, match=f"only_if_idle_seconds.*{seconds:g} cannot be"):
+            flow.validate_parameters(FLEET | {"only_if_idle_seconds": seconds})

@@ -7,10 +7,8 @@ from prefect.artifacts import acreate_table_artifact
 from prefect.logging import get_run_logger
 
 from prefect_modeldeploy.errors import FleetError
-from prefect_modeldeploy.target import BlockName, DeploymentTarget
+from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks._rows import FleetRow, row_of_failed
-
-Targets = list[DeploymentTarget | BlockName]
 
 _PRICED = ("scaled_to_zero", "stopped", "orphan")
 _SAVED = ("woken", "restored")

@@ -4,8 +4,8 @@ from typing import Literal
 
 from prefect import flow
 
-from prefect_modeldeploy.errors import InvalidInput
-from prefect_modeldeploy.flows._fleet import Targets, for_each, tell
+from prefect_modeldeploy.flows._fleet import for_each, tell
+from prefect_modeldeploy.flows._parameters import Seconds, Targets
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks._rows import FleetRow
 from prefect_modeldeploy.tasks.cleaning import aclean_up_target
@@ -15,7 +15,7 @@ from prefect_modeldeploy.tasks.cleaning import aclean_up_target
 async def clean_up_orphans(
     targets: Targets,
     action: Literal["report", "scale_to_zero", "delete"] = "report",
-    older_than_seconds: float = 86400.0,
+    older_than_seconds: Seconds = 86400.0,
     dry_run: bool = False,
 ) -> list[FleetRow]:
     """Do what plans have scheduled for the versions that rollouts replaced, and find the models nothing routes to.
@@ -34,11 +34,8 @@ async def clean_up_orphans(
         One row per deployment: what was done, or why not. Also a table artifact.
 
     Raises:
-        InvalidInput: A negative time. Nothing was changed.
         FleetError: Some deployments could not be done; the others were.
     """
-    if older_than_seconds < 0:
-        raise InvalidInput("older_than_seconds", older_than_seconds, "must be 0 or more")
     resolved = [await DeploymentTarget.resolve(target) for target in targets]
 
     async def clean(target: DeploymentTarget) -> list[FleetRow]:

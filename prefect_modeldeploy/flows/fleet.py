@@ -5,7 +5,8 @@ import asyncio
 from prefect import flow
 from prefect.artifacts import acreate_table_artifact
 
-from prefect_modeldeploy.flows._fleet import Targets, known, without_empty
+from prefect_modeldeploy.flows._fleet import known, without_empty
+from prefect_modeldeploy.flows._parameters import Targets
 from prefect_modeldeploy.report.words import duration
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks.describing import DeploymentRow, adescribe_target

@@ -8,7 +8,7 @@ import anyio.to_thread
 from prefect import flow
 from prefect.artifacts import acreate_markdown_artifact
 
-from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentSpec, DeploymentStatus
+from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentId, DeploymentSpec, DeploymentStatus
 from prefect_modeldeploy.errors import InvalidInput, ModelDeployError, RolloutInProgress
 from prefect_modeldeploy.flows import _start
 from prefect_modeldeploy.flows.canary import DEFAULT_PLAN
@@ -27,7 +27,7 @@ from prefect_modeldeploy.rollout.preview import (
     steps_of,
 )
 from prefect_modeldeploy.sources.golden import GoldenSet
-from prefect_modeldeploy.target import DeploymentTarget, client_of, router_of
+from prefect_modeldeploy.target import BlockName, DeploymentTarget, client_of, router_of
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks._sources import source_of
 from prefect_modeldeploy.tasks.observing import HISTORY_SECONDS
@@ -40,8 +40,8 @@ _ASLEEP = {DeploymentStatus.SCALED_TO_ZERO: "wake", DeploymentStatus.STOPPED: "s
 
 @flow(name="plan-rollout", flow_run_name=_start.run_name)
 async def plan_rollout(
-    target: DeploymentTarget | str,
-    candidate: str | DeploymentSpec,
+    target: DeploymentTarget | BlockName,
+    candidate: DeploymentId | DeploymentSpec,
     plan: CanaryPlan = DEFAULT_PLAN,
 ) -> RolloutPreview:
     """Say what `canary_rollout` would do with the same arguments: steps, times, cost, changes. Changes nothing.

@@ -7,6 +7,7 @@ from prefect import flow
 from prefect_modeldeploy.deployments import DeploymentId, DeploymentSpec
 from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.flows._native import promote_natively
+from prefect_modeldeploy.flows._parameters import Seconds
 from prefect_modeldeploy.flows._start import run_name, run_rollout
 from prefect_modeldeploy.rollout import Approval, CanaryPlan, RolloutRecord
 from prefect_modeldeploy.target import BlockName, DeploymentTarget
@@ -18,7 +19,7 @@ async def promote_to_production(
     candidate: DeploymentId | DeploymentSpec,
     mode: Literal["swap", "native"] = "swap",
     approval: Approval | None = None,
-    bake_seconds: float = 0.0,
+    bake_seconds: Seconds = 0.0,
     note: str = "",
 ) -> RolloutRecord:
     """Put a version into production at once. Also puts the first version behind an endpoint.
@@ -26,10 +27,9 @@ async def promote_to_production(
     Args:
         target: What to change: a Deployment Target block, or the name of a saved one.
         candidate: Id of a deployment, or a spec of one to create.
-        mode: `swap` makes this very deployment stable behind the gateway; `native` uses the provider's own promotion.
+        mode: swap makes this very deployment stable behind the gateway; native uses the provider's own promotion.
         approval: Ask a person before the traffic moves. None: do not ask.
-        bake_seconds: Seconds to watch it, with 5 % of the requests held back on the former version to compare with;
-            harm rolls it back.
+        bake_seconds: Seconds to watch it, beside 5 % of the requests on the former version; harm rolls it back.
         note: Why this is done; kept in the record.
 
     Returns:

@@ -13,8 +13,8 @@ from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.flows._approval import silence
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Effects
-from prefect_modeldeploy.flows._fleet import Targets
 from prefect_modeldeploy.flows._native_effects import NativeEffects, NativeReturn
+from prefect_modeldeploy.flows._parameters import Targets
 from prefect_modeldeploy.flows._start import run_name, surrendered, take_over
 from prefect_modeldeploy.rollout import Phase, RolloutRecord, abort, answered, gate_of, in_flight
 from prefect_modeldeploy.target import DeploymentTarget

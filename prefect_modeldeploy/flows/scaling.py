@@ -6,7 +6,8 @@ from prefect import flow
 
 from prefect_modeldeploy.deployments import Capability
 from prefect_modeldeploy.errors import ModelDeployError, UnsupportedOperation
-from prefect_modeldeploy.flows._fleet import Targets, for_each, tell
+from prefect_modeldeploy.flows._fleet import for_each, tell
+from prefect_modeldeploy.flows._parameters import Seconds, Targets
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks._rows import FleetRow, row_of_failed
 from prefect_modeldeploy.tasks.fleet import ascale_target_to_zero
@@ -17,7 +18,7 @@ from prefect_modeldeploy.tasks.waking import asettle_target, awake_target
 @flow(name="scale-to-zero")
 async def scale_to_zero(
     targets: Targets,
-    only_if_idle_seconds: float | None = 300.0,
+    only_if_idle_seconds: Seconds | None = 300.0,
     on_no_wake: Literal["refuse", "stop"] = "refuse",
     exclude: list[str] | None = None,
     dry_run: bool = False,
@@ -30,8 +31,8 @@ async def scale_to_zero(
     Args:
         targets: Deployment Target blocks, or names of saved ones.
         only_if_idle_seconds: Only models without a request for so many seconds. None: busy ones too.
-        on_no_wake: Where a provider cannot wake by itself: refuse, or stop the model until `wake-up` starts it.
-        exclude: Names, ids, environments or tags (`team=risk`) of deployments to leave alone; with `*` and `?`.
+        on_no_wake: Where a provider cannot wake by itself: refuse, or stop the model until wake-up starts it.
+        exclude: Names, ids, environments, labels (team=risk; Local, Docker, Baseten, Scale V5) to keep; * and ? match.
         dry_run: Only say what would be done.
 
     Returns:
@@ -59,7 +60,7 @@ async def scale_to_zero(
 
 
 @flow(name="wake-up")
-async def wake_up(targets: Targets, wait_until_ready: bool = True, timeout_seconds: float = 600.0) -> list[FleetRow]:
+async def wake_up(targets: Targets, wait_until_ready: bool = True, timeout_seconds: Seconds = 600.0) -> list[FleetRow]:
     """Wake the models that `scale-to-zero` let go, with their former settings, and wait until they can take traffic.
 
     Schedule it ahead of the hour by as long as the slowest model takes to wake.

@@ -139,7 +139,8 @@ class LocalServing(ServingCredentials):
     url: str | None = Field(None, description="Address of a node's control API, when it is not found by its directory.")
     token: SecretStr | None = Field(None, description="Bearer token of that control API.")
     ca_file: str | None = Field(
-        None, description="PEM file here, with the authorities to trust at `url`. None: those that Python trusts."
+        None,
+        description="PEM file here, with the authorities to trust there. None: those that Python trusts.",
     )
     autostart: bool = Field(True, description="Start a node when none runs in the directory.")
 

@@ -90,7 +90,7 @@ class CanaryPlan(BaseModel):
     )
     step_seconds: float = Field(60.0, gt=0, description="Each step lasts at least this long, in seconds.")
     deadline_seconds: float = Field(
-        3600.0, gt=0, description="Seconds after which an undecided rollout ends as `on_undecided` says."
+        3600.0, gt=0, description="Seconds after which an undecided rollout ends as on_undecided says."
     )
     on_undecided: Literal["roll_back", "hold", "ask", "extend"] = Field(
         "roll_back",
@@ -99,7 +99,7 @@ class CanaryPlan(BaseModel):
     )
     on_lost: Literal["resume", "roll_back"] = Field(
         "resume",
-        description="When the process that drives the rollout is gone: what `reconcile-rollouts` does. Whatever it "
+        description="When the process that drives the rollout is gone: what reconcile-rollouts does. Whatever it "
         "says, a promotion that has begun is brought to its end.",
     )
     unready_seconds: float = Field(
@@ -141,19 +141,19 @@ class CanaryPlan(BaseModel):
     former: Literal["keep", "scale_to_zero", "delete"] = Field(
         "scale_to_zero",
         description="What becomes of the former version after the promotion. Where a provider has no zero that wakes, "
-        "`scale_to_zero` stops it.",
+        "scale_to_zero stops it.",
     )
     former_warm_seconds: float = Field(
         0.0,
         ge=0,
-        description="Seconds that the former version is kept warm for a roll-back, before `former` comes true: by the "
-        "next run of `clean_up_orphans` after them. Not with `keep`.",
+        description="Seconds that the former version is kept warm for a roll-back, before that comes true: by the "
+        "next run of clean-up-orphans after them. Not where it is kept.",
     )
     former_delete_after_seconds: float | None = Field(
         None,
         ge=0,
         description="Seconds after which a former version that was scaled to zero is deleted: by the next run of "
-        "`clean_up_orphans` after them. None: it is not.",
+        "clean-up-orphans after them. None: it is not.",
     )
     failed_canary: Literal["keep", "scale_to_zero", "delete"] = Field(
         "delete", description="What becomes of a canary that this rollout created and rolled back."

@@ -63,7 +63,7 @@ class DockerServing(ServingCredentials):
     address: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9.-]+$",
-        description="Host name or IP address at which flows and the gateway reach these ports. None: `bind_address`.",
+        description="Host name or IP address at which flows and the gateway reach these ports. None: the bind address.",
     )
     lowest_port: int = Field(20_000, ge=1, le=65535, description="First port of the Docker host to choose from.")
     highest_port: int = Field(29_999, ge=1, le=65535, description="Last port of the Docker host to choose from.")
