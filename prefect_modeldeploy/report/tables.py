@@ -1,34 +1,10 @@
-"""Rows for tables: of deployments and of a rollout's steps, for Prefect's table artifacts and for the report."""
+"""Rows for the tables of a rollout's report."""
 
-from collections.abc import Iterable
-from urllib.parse import urlsplit
-
-from prefect_modeldeploy.deployments import Deployment
 from prefect_modeldeploy.report import series, words
 from prefect_modeldeploy.rollout.plan import CanaryPlan
 from prefect_modeldeploy.rollout.record import Actor, RolloutRecord, StepResult
 
 Row = dict[str, str]
-
-
-def deployments_table(deployments: Iterable[Deployment]) -> list[Row]:
-    """One row a deployment, in the order given. Credentials and queries in URLs are left out."""
-    return [
-        {
-            "Name": words.plain(deployment.name),
-            "Model": words.plain(deployment.model_id),
-            "Version": words.plain(deployment.version or ""),
-            "Environment": words.plain(deployment.environment or ""),
-            "Status": _status(deployment),
-            "Replicas": _replicas(deployment),
-            "Provider": words.plain(deployment.provider),
-            "Id": words.plain(deployment.id),
-            "Endpoint": _address(deployment.endpoint_url),
-            "Updated": words.when(deployment.updated_at or deployment.created_at),
-            "Reason": words.plain(deployment.reason or "", 300),
-        }
-        for deployment in deployments
-    ]
 
 
 def steps_table(record: RolloutRecord) -> list[Row]:
@@ -117,27 +93,6 @@ def _former(plan: CanaryPlan, what: str) -> str:
     deleted = plan.former == "scale_to_zero" and later is not None
     after = f", {words.duration(warm)} after the promotion" if warm else ""
     return what + after + (f", and delete it {words.duration(later)} later" if deleted else "")
-
-
-def _status(deployment: Deployment) -> str:
-    word = words.plain(deployment.provider_status, 60)
-    differs = word and word.casefold().replace(" ", "_") != deployment.status.value.casefold()
-    return deployment.status.value + (f" ({word})" if differs else "")
-
-
-def _replicas(deployment: Deployment) -> str:
-    replicas = deployment.replicas
-    return f"{replicas.ready} of {replicas.running if replicas.desired is None else replicas.desired} ready"
-
-
-def _address(url: str | None) -> str:
-    if not url:
-        return ""
-    try:
-        parts = urlsplit(words.plain(url))
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
-    except ValueError:  # not an address (an unclosed bracket, say): nothing to link to, and it may hold anything
-        return "not a valid address"
 
 
 def _person(who: Actor) -> str:

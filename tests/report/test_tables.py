@@ -1,79 +1,15 @@
-"""Rows for Prefect's table artifacts: plain text in every cell, nothing lost, no secret."""
+"""Rows for the report's tables: plain text in every cell, nothing lost."""
 
 import json
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime
 
 import pytest
 
-from prefect_modeldeploy.deployments import Deployment, DeploymentStatus, Replicas
-from prefect_modeldeploy.report import deployments_table, steps_table, words
-from prefect_modeldeploy.report.tables import facts_table
+from prefect_modeldeploy.report import words
+from prefect_modeldeploy.report.tables import facts_table, steps_table
 from prefect_modeldeploy.rollout.record import Actor, Answer
 
 from .simulated_rollouts import promoted, rolled_back, silent, without_steps
-
-
-def deployment(**changes: object) -> Deployment:
-    fields: dict[str, object] = {
-        "provider": "local",
-        "id": "digits-2",
-        "name": "digits-2",
-        "model_id": "digits",
-        "version": "2",
-        "environment": "production",
-        "status": DeploymentStatus.READY,
-        "provider_status": "ready",
-        "replicas": Replicas(ready=1, running=2, desired=3),
-        "endpoint_url": "http://127.0.0.1:8123/v2",
-        "updated_at": datetime(2026, 3, 29, 10, 0, tzinfo=timezone(timedelta(hours=2))),
-    }
-    return Deployment.model_validate(fields | changes)
-
-
-def test_a_deployment_is_one_row() -> None:
-    [row] = deployments_table([deployment()])
-    assert row == {
-        "Name": "digits-2",
-        "Model": "digits",
-        "Version": "2",
-        "Environment": "production",
-        "Status": "READY",
-        "Replicas": "1 of 3 ready",
-        "Provider": "local",
-        "Id": "digits-2",
-        "Endpoint": "http://127.0.0.1:8123/v2",
-        "Updated": "2026-03-29 08:00:00 UTC",
-        "Reason": "",
-    }
-
-
-def test_the_vendors_own_word_is_kept_where_it_says_more() -> None:
-    [row] = deployments_table([deployment(status=DeploymentStatus.UNKNOWN, provider_status="HIBERNATING")])
-    assert row["Status"] == "UNKNOWN (HIBERNATING)"
-    [row] = deployments_table([deployment(status=DeploymentStatus.SCALED_TO_ZERO, provider_status="Scaled to zero")])
-    assert row["Status"] == "SCALED_TO_ZERO"
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("https://user:hunter2@model.example/v1?api_key=hunter2#hunter2", "https://model.example/v1"),
-        ("http://[::1/hunter2", "not a valid address"),
-        (None, ""),
-    ],
-)
-def test_a_secret_in_an_address_is_not_shown(url: str | None, shown: str) -> None:
-    [row] = deployments_table([deployment(endpoint_url=url)])
-    assert row["Endpoint"] == shown
-
-
-def test_the_reason_of_a_failure_is_one_line() -> None:
-    [row] = deployments_table(
-        [deployment(status=DeploymentStatus.FAILED, reason="Traceback\n  File x\n\x1b[31mBoom" * 99)]
-    )
-    assert "\n" not in row["Reason"]
-    assert row["Reason"].startswith("Traceback File x [31mBoom")
-    assert len(row["Reason"]) <= 300
 
 
 def test_steps_are_rows_of_text_that_json_can_carry() -> None:
