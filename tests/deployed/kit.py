@@ -13,12 +13,11 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
-from prefect.events.filters import EventFilter, EventResourceFilter
 from prefect.exceptions import ObjectNotFound
 
 import prefect_modeldeploy.flows as flows
 from tests.conftest import eventually
-from tests.flows.conftest import QUICK, Site
+from tests.flows.conftest import QUICK, Site, has_told
 
 ROOT = Path(__file__).parents[2]
 FLOWS = {flow.name for flow in vars(flows).values() if isinstance(flow, Flow)}
@@ -103,6 +102,9 @@ TRANSITIONS = {
     "attached",
     "shifted",
     "judged",
+    "approved",
+    "full",
+    "baked",
     "promoted",
     "retired",
     "ended",
@@ -139,7 +141,7 @@ async def run_each_flow(site: Site, deployments: dict[str, str], **job_variables
     waited = await Artifact.aget(f"{target}-ready")
     assert waited is not None
     assert (waited.type, float(str(waited.data))) == ("progress", 100.0)
-    await eventually(lambda: has_told(target, TRANSITIONS), 60, every=0.5)
+    await eventually(lambda: has_told(site.target, TRANSITIONS), 60, every=0.5)
 
     await flow("roll-back", target=target, note="by hand")
     assert await site.arms() == {"stable": (first, 100.0)}
@@ -158,14 +160,6 @@ async def run_each_flow(site: Site, deployments: dict[str, str], **job_variables
     assert {id for id, _ in await rows_of("clean-up-orphans", "What was done")} == {first, second}
     assert await deployments_of(site) == {first: "READY", second: "SCALED_TO_ZERO"}
     assert ran == FLOWS
-
-
-async def has_told(endpoint: str, transitions: set[str]) -> bool:
-    """Whether Prefect has an event for each of these."""
-    about = EventFilter(resource=EventResourceFilter(id=[f"modeldeploy.local.{endpoint}"]))
-    async with get_client() as client:
-        found = (await client.read_events(about, limit=50)).events
-    return {f"modeldeploy.rollout.{each}" for each in transitions} <= {event.event for event in found}
 
 
 async def deployments_of(site: Site) -> dict[str, str]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest_asyncio
+from prefect.client.orchestration import get_client
+from prefect.events.filters import EventFilter, EventResourceFilter
 
 from prefect_modeldeploy import CanaryPlan, DeploymentSpec, DeploymentTarget, JudgePlan, LocalServing
 from prefect_modeldeploy.local.autostart import stop_node
@@ -25,6 +27,15 @@ QUICK = CanaryPlan(
     poll_seconds=0.2,
     judge=JudgePlan(margin=0.05, latency=False),
 )
+
+
+async def has_told(target: DeploymentTarget, transitions: set[str]) -> bool:
+    """Whether Prefect has an event for each of these."""
+    provider = target.credentials.client_class.provider
+    about = EventFilter(resource=EventResourceFilter(id=[f"modeldeploy.{provider}.{target.endpoint}"]))
+    async with get_client() as client:
+        found = (await client.read_events(about, limit=50)).events
+    return {f"modeldeploy.rollout.{each}" for each in transitions} <= {event.event for event in found}
 
 
 class Site:

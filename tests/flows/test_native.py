@@ -26,6 +26,7 @@ from prefect_modeldeploy.sandbox.journal import Request
 from prefect_modeldeploy.target import client_of
 from prefect_modeldeploy.tasks import _journal
 from tests.conftest import eventually
+from tests.flows.conftest import has_told
 from tests.flows.hosted import MAKERS, Hosted, hosted, up
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
@@ -209,6 +210,8 @@ async def test_a_rollout_ends_in_what_the_provider_promoted_once_that_answers(tm
     async with hosted("baseten", tmp_path, speed=200) as site:
         record = await rollout(site.target, site.candidate, HANDS_OVER)
         assert (record.outcome, record.serving) == ("promoted", record.canary), record.reason
+        handed = {"approved", "full", "baked", "cleared", "handed-over", "promoted", "ended"}
+        await eventually(lambda: has_told(site.target, handed), 60, every=0.2)
         assert {id for id, _ in await site.served()} == {record.serving}
 
 

@@ -10,7 +10,7 @@ from prefect_modeldeploy.errors import InvalidInput, UnsupportedOperation
 from prefect_modeldeploy.rollout import Phase
 from prefect_modeldeploy.target import client_of, router_of
 from tests.conftest import eventually
-from tests.flows.conftest import QUICK, Site
+from tests.flows.conftest import QUICK, Site, has_told
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -80,6 +80,8 @@ async def test_a_broken_version_is_rolled_back_by_itself_and_deleted(site: Site)
     assert (record.outcome, record.decided_by) == ("rolled_back", "failures")
     assert await site.arms() == {"stable": (f"{model}-1", 100.0)}
     await eventually(lambda: _is_gone(site, f"{model}-2"))
+    back = {"attached", "shifted", "rolling-back", "restored", "detached", "retired", "ended"}
+    await eventually(lambda: has_told(site.target, back), 60, every=0.2)
     assert not [failure for failure in answers.failures if failure != "status 500"]
 
 
