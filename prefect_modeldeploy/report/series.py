@@ -116,14 +116,14 @@ def boundaries(points: Sequence[Point]) -> list[float]:
 
 
 def verdict_at(record: RolloutRecord, points: Sequence[Point]) -> float | None:
-    """When the verdict fell: the end of the last window at the last judged weight. None while it is open."""
+    """When the last step was judged; else the end of the last window at its weight. None while the rollout is open."""
     if record.outcome is None or not points:
         return None
-    if record.decided_by == "deadline" and record.steps and record.steps[-1].at is not None:
-        return record.steps[-1].at  # the last window may be long ago: nobody calls
     late = record.outcome != "promoted"  # a promotion is decided before the bake, which can only undo it
-    judged = [step.weight for step in record.steps if late or not words.baking(record, step)]
-    ends = [p.at for p in points if judged and p.weight == judged[-1]]
+    judged = [step for step in record.steps if late or not words.baking(record, step)]
+    if judged and judged[-1].at is not None:
+        return judged[-1].at  # windows may end earlier, when nobody calls, or later, while a person is asked
+    ends = [p.at for p in points if judged and p.weight == judged[-1].weight]
     return ends[-1] if ends else points[-1].at
 
 

@@ -124,12 +124,16 @@ def headline(record: RolloutRecord) -> str:
 
 def verdict(record: RolloutRecord, seconds: float) -> str:
     """What the line of the verdict in the plots says: `proven at 14 s`; a promotion comes later than its proof."""
-    judged = [step for step in record.steps if not baking(record, step)]
-    if record.outcome == "promoted" and judged and judged[-1].decision == "promote":
-        return f"proven at {duration(seconds)}"
-    if record.outcome in (None, "promoted") or record.decided_by == "approval":
-        return f"judged until {duration(seconds)}"  # a person decided, at some time after that
-    return f"{record.outcome.replace('_', ' ')} at {duration(seconds)}"
+    promoted = record.outcome == "promoted"
+    decisions = [step.decision for step in record.steps if not (promoted and baking(record, step))]
+    word = "judged until"  # a person or something else decided, at some time after that
+    if promoted and decisions[-1:] == ["promote"]:
+        word = "proven at"
+    if record.outcome == "held":
+        word = "held at"
+    if record.outcome == "rolled_back" and (decisions[-1:] == ["roll_back"] or record.decided_by == "deadline"):
+        word = "rolled back at"
+    return f"{word} {duration(seconds)}"
 
 
 def baking(record: RolloutRecord, step: StepResult) -> bool:

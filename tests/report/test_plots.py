@@ -82,13 +82,16 @@ def test_an_unfinished_rollout_has_no_verdict_mark() -> None:
 def test_the_line_of_a_verdict_claims_no_more_than_was_measured() -> None:
     """A promotion comes after its proof, maybe long after; a person may decide with or without one."""
     record, points = promoted()
-    undecided = record.steps[-1].model_copy(update={"decision": "continue"})
-    by_hand = {"steps": (*record.steps[:-1], undecided), "decided_by": "approval"}
+    by_hand, harmful = (
+        {"steps": (*record.steps[:-1], record.steps[-1].model_copy(update={"decision": decision}))}
+        for decision in ("continue", "roll_back")
+    )
     for changes, said in (
         ({}, "proven at 1 min 32 s"),
         (by_hand, "judged until 1 min 32 s"),
         ({"outcome": "rolled_back", "decided_by": "approval"}, "judged until 1 min 32 s"),
-        ({"outcome": "rolled_back", "decided_by": "failures"}, "rolled back at 1 min 32 s"),
+        (harmful | {"outcome": "rolled_back"}, "rolled back at 1 min 32 s"),
+        (by_hand | {"outcome": "rolled_back", "decided_by": "deadline"}, "rolled back at 1 min 32 s"),
         ({"outcome": "held"}, "held at 1 min 32 s"),
     ):
         assert said in words_in(parsed(plots(record.model_copy(update=changes), points)[0]))

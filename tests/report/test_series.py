@@ -116,6 +116,8 @@ def test_the_verdict_of_a_promotion_falls_before_the_bake_and_a_roll_back_during
     assert series.verdict_at(baked, [*points, *bake]) == points[-1].at
     undone = baked.model_copy(update={"outcome": "rolled_back"})
     assert series.verdict_at(undone, [*points, *bake]) == bake[-1].at
+    asked = rollout.steps[-1].model_copy(update={"at": 60.0})
+    assert series.verdict_at(baked.model_copy(update={"steps": (asked, watched)}), points) == 60.0, "then a person was"
     late = watched.model_copy(update={"at": 900.0})
     silent = undone.model_copy(update={"decided_by": "deadline", "steps": (late,)})
     assert series.verdict_at(silent, points) == 900.0, "nobody called for a while before"
