@@ -170,6 +170,7 @@ async def test_blue_green_the_new_version_is_looked_at_before_all_requests_move_
         await _answered(site, running, "promote")
         record = await asyncio.wait_for(running, 120)
     assert record.outcome == "promoted", record.reason
+    assert "ada (by their own account): promote, before promotion" in Path(record.report or "").read_text()
     assert await site.arms() == {"stable": (f"{model}-2", 100.0)}
     assert set(answers.failures) <= {"status 500"}
 
