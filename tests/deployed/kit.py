@@ -150,7 +150,7 @@ async def run_each_flow(site: Site, deployments: dict[str, str], **job_variables
     assert await site.arms() == {"stable": (first, 100.0)}
 
     await flow("scale-to-zero", targets=[target], only_if_idle_seconds=None)
-    assert set((await deployments_of(site)).values()) == {"SCALED_TO_ZERO"}
+    await eventually(lambda: all_sleep(site), 60, every=0.2)
     await flow("wake-up", targets=[target])
     assert await deployments_of(site) == {first: "READY", second: "SCALED_TO_ZERO"}
 
@@ -160,6 +160,11 @@ async def run_each_flow(site: Site, deployments: dict[str, str], **job_variables
     assert {id for id, _ in await rows_of("clean-up-orphans", "What was done")} == {first, second}
     assert await deployments_of(site) == {first: "READY", second: "SCALED_TO_ZERO"}
     assert ran == FLOWS
+
+
+async def all_sleep(site: Site) -> bool:
+    """Whether all replicas are gone: what they were at, they answer first."""
+    return set((await deployments_of(site)).values()) == {"SCALED_TO_ZERO"}
 
 
 async def deployments_of(site: Site) -> dict[str, str]:
