@@ -1,9 +1,11 @@
 """Asks a person at a gate of a rollout: in the UI, over the REST API, or with `modeldeploy approve`."""
 
 from datetime import UTC, datetime
-from uuid import UUID
+from uuid import UUID, uuid4
 
+import anyio
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
 from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import apause_flow_run, asuspend_flow_run
 from prefect.input import RunInput
@@ -16,6 +18,12 @@ from prefect_modeldeploy.rollout import Actor, Answer, Approval, Decision, Rollo
 from prefect_modeldeploy.tasks import _notifying
 
 _LOOK_SECONDS = 2
+
+_GRACE_SECONDS = 60
+"""A pause ends so much later for Prefect than for us, or Prefect would fail the run before it goes on."""
+
+_NEVER_RESUMED = "The flow was paused and never resumed."
+"""Words of Prefect's service of expired pauses."""
 
 
 class ApprovalAnswer(RunInput):
@@ -56,11 +64,14 @@ async def ask(record: RolloutRecord, gate: str) -> Answer:
 
 
 async def _paused(record: RolloutRecord, gate: str, seconds: int, key: str) -> ApprovalAnswer | None:
-    token = record.driver.token[:8] if record.driver else ""
+    once = f"{key}-{uuid4().hex[:8]}"  # asked again, it is a question of its own
     try:
-        return await apause_flow_run(
-            _form(record, gate), timeout=seconds, poll_interval=_LOOK_SECONDS, key=f"{key}-{token}"
-        )
+        with anyio.fail_after(seconds):
+            return await apause_flow_run(
+                _form(record, gate), timeout=seconds + _GRACE_SECONDS, poll_interval=_LOOK_SECONDS, key=once
+            )
+    except TimeoutError as error:
+        raise FlowPauseTimeout from error
     finally:
         await _running_again()
 
@@ -69,8 +80,13 @@ async def _running_again() -> None:
     """What nobody resumed goes on all the same: Prefect would end a run that is left paused as failed."""
     async with get_client() as client:
         run = await client.read_flow_run(UUID(str(flow_run.id)))
-        if run.state is not None and run.state.is_paused():
+        if run.state is not None and (run.state.is_paused() or never_resumed(run.state)):
             await client.set_flow_run_state(run.id, Running(), force=True)
+
+
+def never_resumed(state: State) -> bool:
+    """Whether Prefect's server has failed a run because its pause was over: it does so within seconds."""
+    return state.is_failed() and state.message == _NEVER_RESUMED
 
 
 def _form(record: RolloutRecord, gate: str) -> type[ApprovalAnswer]:

@@ -20,7 +20,16 @@ from prefect_modeldeploy.errors import (
 from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.flows._signals import Signals
-from prefect_modeldeploy.rollout import Effect, Phase, RolloutRecord, abort, expired, in_flight, next_effect
+from prefect_modeldeploy.rollout import (
+    Effect,
+    Phase,
+    RolloutRecord,
+    abort,
+    expired,
+    in_flight,
+    next_effect,
+    shortened,
+)
 from prefect_modeldeploy.tasks import _audit, _journal
 from prefect_modeldeploy.transport import Logger
 
@@ -131,6 +140,8 @@ async def _unless_told(
         while True:
             await asyncio.wait({working, listening}, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
+                if listening.done():  # both in the same moment: it is for what comes next
+                    signals.put_back(listening.result())
                 return working.result()
             signal = listening.result()
             told = signal.applied_to(record)
@@ -187,5 +198,4 @@ async def _let_go(record: RolloutRecord, logger: Logger) -> None:
 
 
 def _reason(error: Exception) -> str:
-    text = str(error) or type(error).__name__
-    return text if len(text) <= 600 else f"{text[:400]} ... {text[-190:]}"
+    return shortened(str(error) or type(error).__name__)

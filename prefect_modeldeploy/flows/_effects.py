@@ -114,6 +114,8 @@ class Effects:
         return await self._by_person(record, "promotion") if asks_to_promote(record) else None
 
     async def _by_person(self, record: RolloutRecord, gate: str) -> RolloutRecord:
+        if gate == "traffic":  # none is split yet
+            return answered(record, await ask(record, gate), now())
         waited, answer = await _gates.watched(record, self._target, ask(record, gate))
         return waited if answer is None else answered(waited, answer, now())
 

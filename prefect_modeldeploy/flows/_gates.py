@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import httpx
 
-from prefect_modeldeploy.errors import RolloutsFrozen
+from prefect_modeldeploy.errors import ProviderError, RolloutsFrozen
 from prefect_modeldeploy.flows._webhooks import GateClosed, When, opens, token_of, until_open
 from prefect_modeldeploy.freeze import FreezeCalendar
 from prefect_modeldeploy.rollout import CanaryPlan, Effect, Phase, RolloutRecord, abort
@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 _LOOK_SECONDS = 60.0
 """A calendar that is changed meanwhile is seen within this time."""
+
+_AGAIN_SECONDS = 2.0
 
 _FORWARD = frozenset({Effect.SHIFT, Effect.FILL, Effect.CLEAR, Effect.PROMOTE})
 _ASKED: dict[Effect, When] = {Effect.SHIFT: "step", Effect.FILL: "promotion"}
@@ -135,8 +137,14 @@ async def _judged(record: RolloutRecord, target: DeploymentTarget, now: datetime
     if split is None:
         await asyncio.Event().wait()
     assert split is not None
-    harmed = await aobserve_traffic.fn(target, split)
-    return harmed.model_copy(update={"plan": record.plan})
+    while True:
+        try:
+            harmed = await aobserve_traffic.fn(target, split)
+        except ProviderError as error:  # the node is started again, say: what is waited for goes on
+            target.credentials.logger.warning("%s cannot be watched now: %s", record.endpoint, error)
+            await asyncio.sleep(_AGAIN_SECONDS)
+        else:
+            return harmed.model_copy(update={"plan": record.plan})
 
 
 def _as_observed(record: RolloutRecord, now: datetime) -> RolloutRecord | None:

@@ -12,6 +12,7 @@ import platform
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import anyio
@@ -25,6 +26,7 @@ from prefect.runtime import flow_run
 from prefect.variables import Variable
 
 from prefect_modeldeploy.errors import RolloutInProgress, StaleEpoch
+from prefect_modeldeploy.flows._approval import never_resumed
 from prefect_modeldeploy.rollout import Driver, Phase, RolloutRecord
 from prefect_modeldeploy.tasks import _journal, _variables
 from prefect_modeldeploy.transport import Logger
@@ -48,7 +50,9 @@ def taken(record: RolloutRecord) -> RolloutRecord:
     """The record with this process as its driver."""
     run = str(flow_run.id) if flow_run.id else None
     name = f"{flow_run.flow_name}/{flow_run.name}" if run else None
-    driver = Driver(token=uuid4().hex, flow_run=run, name=name, host=platform.node(), pid=os.getpid())
+    driver = Driver(
+        token=uuid4().hex, flow_run=run, name=name, host=platform.node(), pid=os.getpid(), pids=_pids_of_here()
+    )
     _driving.add(driver.token)
     return record.model_copy(update={"driver": driver})
 
@@ -100,17 +104,29 @@ async def is_lost(record: RolloutRecord) -> bool:
         return True
     if state is not None and (state.is_scheduled() or state.is_pending()):  # it was answered, or is to be tried again
         return datetime.now(UTC) - state.timestamp > _START_TIME
-    if driver.host == platform.node():
+    if (driver.host, driver.pids) == (platform.node(), _pids_of_here()):
         if driver.pid == os.getpid():
             return driver.token not in _driving
         if not psutil.pid_exists(driver.pid):
             return True
     before = await _beat(record.endpoint)
     with anyio.move_on_after(SILENT_SECONDS):
-        while await _beat(record.endpoint) == before:  # noqa: ASYNC110 the beat comes from another process
+        while (now := await _beat(record.endpoint)) == before or not _is_of(driver, now):  # noqa: ASYNC110 from afar
             await asyncio.sleep(0.5)
         return False
     return True
+
+
+def _is_of(driver: Driver, beat: object) -> bool:
+    """A driver that was replaced, and has not noticed yet, gives signs of its life as well."""
+    return isinstance(beat, dict) and beat.get("driver") == driver.token
+
+
+def _pids_of_here() -> str:
+    """What the pids are of that this process sees."""
+    with suppress(OSError):
+        return str(Path("/proc/self/ns/pid").readlink())
+    return ""
 
 
 @asynccontextmanager
@@ -142,7 +158,7 @@ async def only_one(endpoint: str) -> AsyncIterator[None]:
 async def unanswered(record: RolloutRecord) -> bool:
     """Whether the rollout was suspended until a person answers, and nobody did in time."""
     state = await _state_of(record.driver) if record.driver else None
-    return state is not None and state.name == "Suspended" and waited_in_vain(state)
+    return state is not None and (never_resumed(state) or (state.name == "Suspended" and waited_in_vain(state)))
 
 
 async def cancelled(record: RolloutRecord) -> bool:

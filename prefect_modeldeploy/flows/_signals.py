@@ -67,6 +67,10 @@ class Signals:
         """Wait for the next one."""
         return await self._found.get()
 
+    def put_back(self, signal: Signal) -> None:
+        """Let the next one who waits have it."""
+        self._found.put_nowait(signal)
+
     @classmethod
     @asynccontextmanager
     async def watched(cls, target: DeploymentTarget, record: RolloutRecord) -> AsyncIterator["Signals"]:

@@ -19,6 +19,8 @@ from prefect_modeldeploy.tasks import _journal
 
 _LOOK_SECONDS = 1.0
 
+_ON_THE_WAY_BACK = frozenset({Phase.ROLLING_BACK, Phase.RESTORED, Phase.DETACHED})
+
 
 @flow(name="roll-back", flow_run_name=run_name)
 async def roll_back(
@@ -62,21 +64,41 @@ async def _roll_back(target: DeploymentTarget, to: str | None, note: str) -> Rol
         to = last.canary if last.mode == "swap" else None  # its run is gone, or it came to nothing: once more
     if last.mode == "native" if last else not target.splits:
         return await (promote_natively(target, to, None, note) if to else roll_back_natively(target, note))
-    endpoint = await current_endpoint(target)
-    current = reopened(last) if last and endpoint and endpoint.epoch == last.epoch else None
-    if current and in_flight(current) and to in (None, current.stable):
-        taken = await take_over(target, current)
+    current = reopened(last) if last and await _is_in_force(last, target) else None
+    if current and in_flight(current) and to != current.canary:
         reason = f"rolled back by hand: {note}" if note else "rolled back by hand"
-        aborted = abort(taken, reason, decided_by="person")
-        return await driven(aborted, Effects(target))
-    if current and by_swap(current) is not current:
-        last = await drive(by_swap(await take_over(target, current)), Effects(target))
+        aborted = await take_over(target, abort(current, reason, decided_by="person"))
+        if to in (None, current.stable):
+            return await driven(aborted, Effects(target))
+        last = await drive(aborted, Effects(target))
+    elif current and current.phase in _ON_THE_WAY_BACK:
+        last = await _left_alone(current)
+        if last.phase is not Phase.ENDED:
+            last = await drive(await take_over(target, last), Effects(target))
+        if to in (None, last.stable):
+            return final(last)
+    elif current and current.phase is not Phase.ENDED and to != current.canary:
+        last = await drive(await take_over(target, _settled(current)), Effects(target))
     if to is None and last and last.outcome == "rolled_back" and _since_asked(last):
         return final(last)
     former = to or (last.stable if last and last.outcome == "promoted" else None)
     if former is None:
         raise InvalidInput("to", to, f"no record of what {target.endpoint} served before; name the deployment")
     return await run_rollout(target, former, CanaryPlan(steps=()), kind="roll_back", note=note)
+
+
+async def _is_in_force(record: RolloutRecord, target: DeploymentTarget) -> bool:
+    """Whether the record says what the endpoint does. Who died while taking it over has left only a newer epoch."""
+    endpoint = await current_endpoint(target)
+    if endpoint is None:
+        return False
+    return endpoint.epoch == record.epoch or (record.phase is not Phase.ENDED and endpoint.epoch > record.epoch)
+
+
+def _settled(record: RolloutRecord) -> RolloutRecord:
+    """A promotion that is nearly done, as done: the former version is wanted again, so nothing lets go of it."""
+    record = by_swap(record)
+    return record.model_copy(update={"phase": Phase.RETIRED}) if record.phase is Phase.PROMOTED else record
 
 
 async def _left_alone(record: RolloutRecord) -> RolloutRecord:

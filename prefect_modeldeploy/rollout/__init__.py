@@ -29,6 +29,7 @@ from prefect_modeldeploy.rollout.record import (
     Phase,
     RolloutRecord,
     StepResult,
+    shortened,
 )
 from prefect_modeldeploy.rollout.timeline import ArmPoint, Point
 
@@ -63,5 +64,6 @@ __all__ = [
     "next_effect",
     "passed_over",
     "reopened",
+    "shortened",
     "step_over",
 ]

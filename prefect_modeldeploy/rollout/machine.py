@@ -156,6 +156,10 @@ def answered(record: RolloutRecord, answer: Answer, now: datetime) -> RolloutRec
     `skip` the next one, or the bake. `extend` observes for one step's time more and asks again.
     """
     record = record.model_copy(update={"answer": answer, "passed": answer.gate, "undecided": False})
+    if answer.gate == "traffic":  # it may have waited for days; what has a deadline begins now
+        waited = (now - record.started_at).total_seconds()
+        plan = record.plan.model_copy(update={"deadline_seconds": record.plan.deadline_seconds + waited})
+        record = record.model_copy(update={"plan": plan})
     reason = f"{answer.who.name} said so" + (f": {answer.comment}" if answer.comment else "")
     match answer.decision:
         case "roll_back":
@@ -267,7 +271,7 @@ def by_swap(record: RolloutRecord) -> RolloutRecord:
 
 def reopened(record: RolloutRecord) -> RolloutRecord:
     """A rollout that was held, as it was before: a person goes on with it."""
-    changes = {"phase": Phase.SHIFTED, "outcome": None, "ended_at": None}
+    changes = {"phase": Phase.SHIFTED if record.plan.steps else Phase.JUDGED, "outcome": None, "ended_at": None}
     return record.model_copy(update=changes) if record.outcome == "held" else record
 
 

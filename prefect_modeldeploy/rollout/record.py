@@ -51,6 +51,9 @@ class Actor(BaseModel):
     declared: bool = Field(True, description="True when nobody but the caller vouches for the name.")
 
 
+_LONGEST = 600
+
+
 class Driver(BaseModel):
     """The process that does what comes next."""
 
@@ -61,6 +64,7 @@ class Driver(BaseModel):
     name: str | None = Field(None, description="Flow and name of its run, for people.")
     host: str
     pid: int
+    pids: str = Field("", description="What the pid is of: containers may share the name of their host.")
 
 
 class Answer(BaseModel):
@@ -182,5 +186,13 @@ class RolloutRecord(BaseModel):
         return self.spec.name if self.spec else self.canary
 
     def saved(self) -> str:
-        """The resumable part, as compact JSON."""
-        return self.model_dump_json(exclude={"steps"}, exclude_none=True)
+        """The resumable part, as compact JSON. Words of people and alarms may be long: they are shortened here."""
+        changes: dict[str, Any] = {"reason": shortened(self.reason), "why": shortened(self.why)}
+        if self.answer is not None:
+            changes["answer"] = self.answer.model_copy(update={"comment": shortened(self.answer.comment)})
+        return self.model_copy(update=changes).model_dump_json(exclude={"steps"}, exclude_none=True)
+
+
+def shortened(text: str) -> str:
+    """At most 600 characters: the beginning and the end."""
+    return text if len(text) <= _LONGEST else f"{text[:400]} ... {text[-190:]}"

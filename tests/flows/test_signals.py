@@ -1,6 +1,8 @@
 """What stops a rollout from outside, or makes it go on: events, the canary's health, answers at gates."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +17,8 @@ from prefect.exceptions import CancelledRun
 from prefect.states import Cancelling
 
 from prefect_modeldeploy import Approval, JudgePlan, RolloutRecord, canary_rollout, orders, promote_to_production
-from prefect_modeldeploy.errors import InvalidInput, RolloutError
+from prefect_modeldeploy.errors import InvalidInput, ProviderError, RolloutError
+from prefect_modeldeploy.local.home import Home
 from prefect_modeldeploy.rollout import Effect, Phase, next_effect
 from prefect_modeldeploy.target import client_of, router_of
 from prefect_modeldeploy.tasks import _journal
@@ -242,6 +245,31 @@ async def test_harm_is_seen_while_a_person_is_waited_for(
     assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
 
 
+async def test_a_node_that_dies_while_a_person_is_waited_for_is_no_answer(site: Site, home: Path) -> None:
+    approval = Approval(before=("step",), timeout_seconds=240)
+    plan = QUICK.model_copy(update={"step_seconds": 0.3})
+    async with await site.load(rate=50) as answers:
+        await site.history(answers, 100)
+        running = asyncio.ensure_future(canary_rollout(site.target, site.spec("2"), plan, approval=approval))
+        await eventually(lambda: _is_paused(site), seconds=120)
+        node = Home(home).read_node()
+        assert node is not None
+        os.kill(node.pid, signal.SIGKILL)
+        await eventually(lambda: _answers_again(site), seconds=60)
+        assert not running.done()
+        await orders.answer(site.target.endpoint, "roll_back", "w" * 1900, "ada")
+        record = await asyncio.wait_for(running, 120)
+    assert (record.outcome, record.decided_by) == ("rolled_back", "approval"), record.reason
+    assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
+
+
+async def _answers_again(site: Site) -> bool:
+    try:
+        return bool(await site.arms())
+    except ProviderError:
+        return False
+
+
 async def _is_paused(site: Site) -> bool:
     record = await _journal.load(site.target.endpoint)
     if record is None or record.driver is None:
@@ -260,6 +288,33 @@ async def test_a_cancellation_is_heard_while_a_person_is_waited_for(site: Site) 
     assert after is not None
     assert (after.phase, after.outcome, after.decided_by) == (Phase.ENDED, "rolled_back", "cancellation")
     assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
+
+
+async def test_silence_at_every_gate_leaves_the_run_alive(site: Site) -> None:
+    """Prefect's server fails a run whose pause is over for it; for us it is over before."""
+    approval = Approval(before=("step", "promotion"), timeout_seconds=1, on_timeout="promote")
+    plan = QUICK.model_copy(
+        update={
+            "step_seconds": 0.3,
+            "judge": JudgePlan(margin=0.15, beta=0.45, latency=False),
+            "deadline_seconds": 120.0,
+        }
+    )
+    async with await site.load(rate=100) as answers:
+        await site.history(answers, 100)
+        running = asyncio.ensure_future(canary_rollout(site.target, site.spec("2"), plan, approval=approval))
+        await eventually(lambda: _is_paused(site), seconds=120)
+        record = await _journal.load(site.target.endpoint)
+        assert record is not None
+        assert record.driver is not None
+        async with get_client() as client:
+            state = (await client.read_flow_run(UUID(record.driver.flow_run))).state
+        assert state is not None
+        until = state.state_details.pause_timeout
+        assert until is not None
+        assert (until - state.timestamp).total_seconds() > 30
+        ended = await asyncio.wait_for(running, 120)
+    assert ended.outcome == "promoted", ended.reason
 
 
 async def test_silence_can_mean_yes_and_the_run_ends_well(site: Site) -> None:

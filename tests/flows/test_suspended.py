@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.states import Cancelling
+from prefect.states import Cancelling, Failed
 
 from prefect_modeldeploy import orders, reconcile_rollouts
 from prefect_modeldeploy.errors import RolloutError
@@ -80,3 +80,15 @@ async def test_an_abort_and_a_cancellation_reach_it(site: Site, tmp_path: Path) 
         [record] = await reconcile_rollouts([site.target])
         assert (record.outcome, record.decided_by) == ("rolled_back", "cancellation")
         assert await nothing_is_left(site)
+
+
+async def test_silence_is_the_answer_when_prefect_has_failed_the_run_for_it(site: Site, tmp_path: Path) -> None:
+    """Some seconds after the time of a suspended run is over, Prefect's server ends it as failed."""
+    async with serving(tmp_path):
+        run = await suspended(site)
+    async with get_client() as client:
+        await client.set_flow_run_state(run, Failed(message="The flow was paused and never resumed."), force=True)
+    [record] = await reconcile_rollouts([site.target])
+    assert (record.outcome, record.decided_by) == ("rolled_back", "approval"), record.reason
+    assert "nobody answered in time" in record.reason
+    assert await nothing_is_left(site)

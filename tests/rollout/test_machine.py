@@ -9,17 +9,22 @@ from pydantic import ValidationError
 from prefect_modeldeploy.deployments import DeploymentSpec
 from prefect_modeldeploy.rollout import (
     Actor,
+    Answer,
+    Approval,
     CanaryPlan,
     Effect,
     Phase,
     RolloutRecord,
     StepResult,
     abort,
+    answered,
     by_swap,
+    expired,
     finish,
     in_flight,
     judged,
     next_effect,
+    reopened,
     step_over,
 )
 
@@ -239,3 +244,30 @@ def test_a_promotion_that_the_provider_does_not_get_done_is_settled_by_a_swap(ph
 
 def test_only_what_is_being_handed_over_is_settled_by_a_swap() -> None:
     assert by_swap(before := record(plan=NATIVE, phase=Phase.BAKED)) is before
+
+
+def test_days_before_an_answer_are_not_counted_against_the_deadline() -> None:
+    waiting = record(phase=Phase.READY, approval=Approval(before=("traffic",)))
+    later = T0 + timedelta(days=2)
+    answer = Answer(gate="traffic", decision="promote", who=Actor(name="ada"), at=later)
+    gone_on = answered(waiting, answer, later)
+    assert not expired(gone_on, later + timedelta(seconds=599))
+    assert expired(gone_on, later + timedelta(seconds=600))
+
+
+def test_what_was_held_without_steps_has_a_phase_and_a_weight() -> None:
+    held_one = record(phase=Phase.ENDED, outcome="held", plan=CanaryPlan(steps=()))
+    again = reopened(held_one)
+    assert in_flight(again)
+    assert again.weight == 0
+
+
+def test_however_much_people_write_the_record_can_be_saved() -> None:
+    answer = Answer(gate="step 2", decision="roll_back", comment="c" * 9000, who=Actor(name="ada"), at=T0)
+    told = abort(
+        record(phase=Phase.SHIFTED, why="w" * 9000, answer=answer), "it began so " + "r" * 9000 + " and ended so"
+    )
+    assert len(told.saved()) < 4000
+    again = RolloutRecord.model_validate_json(told.saved())
+    assert again.reason.startswith("it began so")
+    assert again.reason.endswith("and ended so")
