@@ -27,6 +27,7 @@ from prefect_modeldeploy.rollout import (
     abort,
     expired,
     in_flight,
+    is_slow_way_back,
     next_effect,
     shortened,
 )
@@ -132,7 +133,8 @@ async def _unless_told(
     A provider's own promotion is not let go of: it may happen all the same.
     """
     by_provider = effect is Effect.PROMOTE and record.mode == "native"
-    if not in_flight(record) or by_provider or record.kind == "roll_back":
+    may_be_told = in_flight(record) or is_slow_way_back(record)
+    if not may_be_told or by_provider or record.kind == "roll_back":
         return await work
     working = asyncio.ensure_future(work)
     listening = asyncio.ensure_future(signals.next())

@@ -24,6 +24,7 @@ from prefect_modeldeploy.rollout import (
     finish,
     gate_of,
     held,
+    is_slow_way_back,
 )
 from prefect_modeldeploy.target import DeploymentTarget, client_of
 from prefect_modeldeploy.tasks._assets import materialised
@@ -166,7 +167,7 @@ class Effects:
             return None
         if not await self._can_serve(record.stable) and not await self._brought_up(record):
             return held(record, f"{record.stable} cannot serve, so {record.canary} goes on: {record.reason}")
-        seconds = 0.0 if record.decided_by in _AT_ONCE else record.plan.roll_back_seconds
+        seconds = record.plan.roll_back_seconds if is_slow_way_back(record) else 0.0
         for weight in _way_back(await aget_traffic(self._target), seconds):
             await aset_arms(self._target, _arms(record, canary_weight=weight), expected_epoch=record.epoch)
             await anyio.sleep(seconds / _WAY_BACK_STEPS)
@@ -244,9 +245,6 @@ async def _retire(target: DeploymentTarget, deployment_id: str, how: str) -> Non
 
 
 _WAY_BACK_STEPS = 5
-
-_AT_ONCE = frozenset({"cancellation", "red button", "event", "health check", "person"})
-"""Who decided that has no time for a slow way back, or a canary that must not get any more requests."""
 
 
 def _way_back(endpoint: Endpoint, seconds: float) -> list[float]:

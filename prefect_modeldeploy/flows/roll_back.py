@@ -13,7 +13,16 @@ from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.flows._native import promote_natively, roll_back_natively
 from prefect_modeldeploy.flows._start import current_endpoint, driven, final, run_name, run_rollout, take_over
-from prefect_modeldeploy.rollout import CanaryPlan, Phase, RolloutRecord, abort, by_swap, in_flight, reopened
+from prefect_modeldeploy.rollout import (
+    CanaryPlan,
+    Phase,
+    RolloutRecord,
+    abort,
+    by_swap,
+    in_flight,
+    is_slow_way_back,
+    reopened,
+)
 from prefect_modeldeploy.target import BlockName, DeploymentTarget
 from prefect_modeldeploy.tasks import _journal
 
@@ -65,7 +74,7 @@ async def _roll_back(target: DeploymentTarget, to: str | None, note: str) -> Rol
     if last.mode == "native" if last else not target.splits:
         return await (promote_natively(target, to, None, note) if to else roll_back_natively(target, note))
     current = reopened(last) if last and await _is_in_force(last, target) else None
-    if current and in_flight(current) and to != current.canary:
+    if current and (in_flight(current) or is_slow_way_back(current)) and to != current.canary:
         reason = f"rolled back by hand: {note}" if note else "rolled back by hand"
         aborted = await take_over(target, abort(current, reason, decided_by="person"))
         if to in (None, current.stable):

@@ -119,6 +119,10 @@ _TOO_LATE_TO_ABORT = _HANDING_OVER | {
 }
 
 
+AT_ONCE = frozenset({"cancellation", "red button", "event", "health check", "person"})
+"""Who decided that has no time for a slow way back, or a canary that must not get any more requests."""
+
+
 def next_effect(record: RolloutRecord) -> Effect | None:
     """What to do next; None when the rollout has ended."""
     if record.phase is Phase.ENDED:
@@ -243,7 +247,12 @@ def judged(record: RolloutRecord, result: StepResult, now: datetime) -> RolloutR
 
 
 def abort(record: RolloutRecord, reason: str, *, decided_by: str | None = None) -> RolloutRecord:
-    """Turn the rollout back. After the promotion there is no way back but a new rollout: nothing changes then."""
+    """Turn the rollout back. After the promotion there is no way back but a new rollout: nothing changes then.
+
+    One that is on a slow way back already is hurried by whoever has no time for that.
+    """
+    if is_slow_way_back(record) and decided_by in AT_ONCE:
+        return record.model_copy(update={"reason": reason, "decided_by": decided_by})
     if record.phase in _TOO_LATE_TO_ABORT:
         return record
     return record.model_copy(
@@ -254,6 +263,12 @@ def abort(record: RolloutRecord, reason: str, *, decided_by: str | None = None) 
             "decided_by": decided_by,
         }
     )
+
+
+def is_slow_way_back(record: RolloutRecord) -> bool:
+    """Whether the canary keeps some of its requests for a while, as the plan wants."""
+    slow = record.plan.roll_back_seconds > 0 and record.decided_by not in AT_ONCE
+    return record.phase is Phase.ROLLING_BACK and slow
 
 
 def held(record: RolloutRecord, reason: str) -> RolloutRecord:

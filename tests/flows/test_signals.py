@@ -290,6 +290,23 @@ async def test_a_cancellation_is_heard_while_a_person_is_waited_for(site: Site) 
     assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
 
 
+async def test_an_abort_is_heard_on_a_slow_way_back(site: Site) -> None:
+    plan = QUICK.model_copy(update={"roll_back_seconds": 600.0})
+    async with await site.load() as answers:
+        await site.history(answers)
+        running = asyncio.ensure_future(canary_rollout(site.target, site.spec("2", "broken"), plan))
+        await eventually(lambda: _is_at(site, Phase.ROLLING_BACK), seconds=120)
+        await orders.order(site.target.endpoint, "abort", "faster")
+        record = await asyncio.wait_for(running, 120)
+    assert (record.outcome, record.decided_by) == ("rolled_back", "event"), record.reason
+    assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
+
+
+async def _is_at(site: Site, phase: Phase) -> bool:
+    record = await _journal.load(site.target.endpoint)
+    return record is not None and record.phase is phase
+
+
 async def test_silence_at_every_gate_leaves_the_run_alive(site: Site) -> None:
     """Prefect's server fails a run whose pause is over for it; for us it is over before."""
     approval = Approval(before=("step", "promotion"), timeout_seconds=1, on_timeout="promote")

@@ -22,6 +22,7 @@ from prefect_modeldeploy.rollout import (
     expired,
     finish,
     in_flight,
+    is_slow_way_back,
     judged,
     next_effect,
     reopened,
@@ -271,3 +272,14 @@ def test_however_much_people_write_the_record_can_be_saved() -> None:
     again = RolloutRecord.model_validate_json(told.saved())
     assert again.reason.startswith("it began so")
     assert again.reason.endswith("and ended so")
+
+
+def test_a_slow_way_back_is_hurried_by_who_has_no_time() -> None:
+    plan = CanaryPlan(steps=(10, 50), roll_back_seconds=300)
+    slow = abort(record(phase=Phase.SHIFTED, plan=plan), "it fails more", decided_by="failures")
+    assert is_slow_way_back(slow)
+    assert abort(slow, "a gate said no", decided_by="webhook") is slow
+    hurried = abort(slow, "stop", decided_by="event")
+    assert (hurried.phase, hurried.outcome, hurried.reason) == (Phase.ROLLING_BACK, "rolled_back", "stop")
+    assert not is_slow_way_back(hurried)
+    assert abort(hurried, "stop!", decided_by="person") is hurried
