@@ -174,8 +174,13 @@ async def router_of(target: DeploymentTarget | str) -> AsyncIterator[tuple[Traff
         yield client.router(target.model, target.environment), target.endpoint
 
 
-async def register_arms(target: DeploymentTarget | str, deployment_ids: Iterable[str]) -> None:
+async def register_arms(target: DeploymentTarget | str, deployment_ids: Iterable[str], *, renew: bool = True) -> None:
     """Let the target's gateway reach these deployments, with the credentials of now. Without a gateway: nothing to do.
+
+    Args:
+        target: Block, or name of a saved one.
+        deployment_ids: Which ones.
+        renew: False: no provider is asked about those that the gateway can reach already.
 
     Raises:
         NotFound: There is no such deployment.
@@ -187,8 +192,9 @@ async def register_arms(target: DeploymentTarget | str, deployment_ids: Iterable
         return
     async with target.gateway.get_client() as node:
         own = {deployment.id for deployment in await node.list_deployments()}
+        known = set[str]() if renew else own | {arm["id"] for arm in await node.list_arms()}
         arms = list[RemoteArm]()
-        for deployment_id in set(deployment_ids):
+        for deployment_id in set(deployment_ids) - known:
             there = await target.at(deployment_id)
             if there.credentials.client_class.provider == "local" and deployment_id in own:
                 continue

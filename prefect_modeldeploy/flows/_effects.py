@@ -1,5 +1,6 @@
 """What each effect of the state machine does to the world, by way of tasks. Every one may be done twice."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import anyio
@@ -165,18 +166,35 @@ class Effects:
     async def _restore(self, record: RolloutRecord) -> RolloutRecord | None:
         if not (record.epoch and record.stable is not None and await self._attached(record)):
             return None
-        if not await self._can_serve(record.stable) and not await self._brought_up(record):
+        if not await self._still_serves(record.stable) and not await self._brought_up(record):
             return held(record, f"{record.stable} cannot serve, so {record.canary} goes on: {record.reason}")
         seconds = record.plan.roll_back_seconds if is_slow_way_back(record) else 0.0
         for weight in _way_back(await aget_traffic(self._target), seconds):
-            await aset_arms(self._target, _arms(record, canary_weight=weight), expected_epoch=record.epoch)
+            await self._put_back(record, _arms(record, canary_weight=weight))
             await anyio.sleep(seconds / _WAY_BACK_STEPS)
-        await aset_arms(self._target, _arms(record), expected_epoch=record.epoch)
+        await self._put_back(record, _arms(record))
         return None
 
+    async def _put_back(self, record: RolloutRecord, arms: Mapping[str, tuple[str, float]]) -> None:
+        """Move traffic by what the gateway knows: the canary may be gone, or the provider away."""
+        await aset_arms(self._target, arms, expected_epoch=record.epoch, renew=False)
+
+    async def _still_serves(self, stable: str) -> bool:
+        """Whether stable can take all the traffic. It served up to now: no provider that is away is waited for."""
+        with anyio.move_on_after(_ASK_SECONDS):
+            try:
+                return await self._can_serve(stable)
+            except ProviderError as error:  # it says nothing about stable
+                self.logger.warning("%s", error)
+        self.logger.warning("%s: cannot ask whether %s is ready, so it is taken to be", self._target.endpoint, stable)
+        return True
+
     async def _can_serve(self, deployment_id: str) -> bool:
-        async with client_of(self._target, deployment_id) as client:
-            found = await client.get(deployment_id)
+        try:
+            async with client_of(self._target, deployment_id) as client:
+                found = await client.get(deployment_id)
+        except NotFound:  # somebody has deleted it
+            return False
         return found.ready or found.status is DeploymentStatus.SCALED_TO_ZERO  # the next request wakes it
 
     async def _brought_up(self, record: RolloutRecord) -> bool:
@@ -195,7 +213,7 @@ class Effects:
 
     async def _detach(self, record: RolloutRecord) -> None:
         if record.epoch and record.stable is not None:
-            await aset_arms(self._target, {"stable": (record.stable, 100.0)}, expected_epoch=record.epoch)
+            await self._put_back(record, {"stable": (record.stable, 100.0)})
 
     async def _retire_canary(self, record: RolloutRecord) -> None:
         for deployment_id in await self._created(record):
@@ -243,6 +261,9 @@ async def _retire(target: DeploymentTarget, deployment_id: str, how: str) -> Non
         case "delete":
             await adelete_deployment(target, deployment_id)
 
+
+_ASK_SECONDS = 2.0
+"""So long the way back waits for a provider's answer: its control API may be away while the deployments serve well."""
 
 _WAY_BACK_STEPS = 5
 

@@ -56,6 +56,7 @@ async def _aset_arms(
     arms: Mapping[str, tuple[str, float]],
     expected_epoch: int | None = None,
     shadow: Shadow | None = None,
+    renew: bool = True,
 ) -> Endpoint:
     """Say which deployments are behind an endpoint; creates the endpoint if there is none. It stays sticky if it was.
 
@@ -64,11 +65,13 @@ async def _aset_arms(
         arms: Deployment id and percent by arm, e.g. `{"stable": ("fraud-7", 100)}`.
         expected_epoch: As for `set_traffic`.
         shadow: Which arm gets copies of some requests. None: none does.
+        renew: Tell the gateway how it reaches the deployments, as their providers say now. False: no provider is asked
+            about those that the gateway knows: where one is away, or a deployment gone, the traffic moves all the same.
 
     Raises:
         InvalidInput: The gateway does not trust a provider's certificate, or cannot get a token for it.
     """
-    await register_arms(target, [id for id, _ in arms.values()])
+    await register_arms(target, [id for id, _ in arms.values()], renew=renew)
     async with router_of(target) as (router, name):
         try:
             sticky = (await router.get_endpoint(name)).sticky_header
