@@ -91,8 +91,9 @@ async def test_what_is_created_after_an_abort_goes_as_well(hosted: arms_kit.Site
     async def sent() -> bool:
         return any(fault.fired for fault in await control.faults())
 
-    async def answered() -> object:
-        return await control.requests(provider="baseten", method="POST", path="*/deployments")
+    async def answered() -> bool:
+        sent = await control.requests(provider="baseten", method="POST", path="*/deployments")
+        return all(request.seconds is not None for request in sent)
 
     await eventually(sent, every=0.1)
     await orders.order("prod", "abort", "the wrong version")
