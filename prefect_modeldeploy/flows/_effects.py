@@ -1,11 +1,12 @@
 """What each effect of the state machine does to the world, by way of tasks. Every one may be done twice."""
 
+import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import anyio
 
-from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentStatus
+from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentSpec, DeploymentStatus
 from prefect_modeldeploy.errors import (
     Conflict,
     DeploymentFailed,
@@ -30,6 +31,7 @@ from prefect_modeldeploy.rollout import (
 from prefect_modeldeploy.target import DeploymentTarget, client_of
 from prefect_modeldeploy.tasks._assets import materialised
 from prefect_modeldeploy.tasks._formers import note_former
+from prefect_modeldeploy.tasks._surroundings import routes_to
 from prefect_modeldeploy.tasks.deployments import (
     acreate_deployment,
     adelete_deployment,
@@ -55,6 +57,7 @@ class Effects:
 
     def __init__(self, target: DeploymentTarget) -> None:
         self._target = target
+        self._creation: asyncio.Task[Deployment] | None = None
 
     @property
     def target(self) -> DeploymentTarget:
@@ -83,10 +86,19 @@ class Effects:
     async def _deploy(self, record: RolloutRecord) -> RolloutRecord | None:
         if record.spec is None:
             return None
+        creation = self._creation or asyncio.create_task(acreate_deployment(self._target, record.spec))
+        self._creation = creation
         try:
-            created = await acreate_deployment(self._target, record.spec)
+            # An abort does not hang up on the provider: the way back has to know what was created.
+            created = await asyncio.shield(creation)
         except Conflict as error:  # another deployment has the name: on the way back nothing is ours to delete
             return abort(record.model_copy(update={"spec": None}), str(error), decided_by="error")
+        finally:
+            if creation.done():
+                self._creation = None
+        if created.id == record.stable:  # as above; the name did not tell, the provider did
+            served = f"{created.id} is what {record.endpoint} serves already"
+            return abort(record.model_copy(update={"spec": None}), served, decided_by="error")
         return finish(record.model_copy(update={"canary": created.id}), Effect.DEPLOY, now())
 
     async def _wait_ready(self, record: RolloutRecord) -> None:
@@ -217,17 +229,34 @@ class Effects:
 
     async def _retire_canary(self, record: RolloutRecord) -> None:
         for deployment_id in await self._created(record):
-            await _retire(self._target, deployment_id, record.plan.failed_canary)
+            if deployment_id == record.stable:
+                self.logger.warning("%s: %s is kept, for it is what served before", record.endpoint, deployment_id)
+            else:
+                await _retire(self._target, deployment_id, record.plan.failed_canary)
 
     async def _created(self, record: RolloutRecord) -> list[str]:
-        """What this rollout has created; the name tells where the answer to the creation was lost."""
+        """What this rollout has created; the name tells where the answer to the creation was lost.
+
+        A rollout of a spec that was there when it began has a plan that keeps it: then whose it is does not matter.
+        """
         if record.spec is None:
             return []
         if record.canary != record.spec.name:
             return [record.canary]
-        async with client_of(self._target) as client:
-            found = await client.find(model=record.spec.model)
-        return [d.id for d in found if record.spec.name in (d.id, d.name)]
+        if self._creation is not None:
+            await self._answered(self._creation, record)
+        return await ids_of(self._target, record.spec)
+
+    async def _answered(self, creation: asyncio.Task[Deployment], record: RolloutRecord) -> None:
+        """Wait for the end of a creation that was let go of; what is created later would stay for ever."""
+        seconds = _ANSWER_SECONDS[record.decided_by == "cancellation"]
+        done, _ = await asyncio.wait({creation}, timeout=seconds)
+        if not done:
+            creation.cancel()
+            self.logger.warning("%s: no answer in %g s whether %s is created", record.endpoint, seconds, record.canary)
+        elif not creation.cancelled() and (error := creation.exception()):
+            self.logger.warning("%s: %s was not created: %s", record.endpoint, record.canary, error)
+        self._creation = None
 
     async def _end(self, record: RolloutRecord) -> RolloutRecord:
         ended = finish(record, Effect.END, now())
@@ -251,7 +280,19 @@ async def bring_up(target: DeploymentTarget, deployment_id: str, timeout_seconds
     return ready
 
 
+async def ids_of(target: DeploymentTarget, spec: DeploymentSpec) -> list[str]:
+    """What bears a spec's name now."""
+    async with client_of(target) as client:
+        found = await client.find(model=spec.model)
+    there = [one for one in found if one.status is not DeploymentStatus.DELETED]
+    return [one.id for one in there if spec.name in (one.id, one.name)]
+
+
 async def _retire(target: DeploymentTarget, deployment_id: str, how: str) -> None:
+    """Let go of a deployment, unless an endpoint has it among its arms."""
+    if how != "keep" and (routes := await routes_to(target, deployment_id)):
+        target.credentials.logger.warning("%s: %s is kept, for it serves %s", target.endpoint, deployment_id, routes)
+        return
     match how:
         case "scale_to_zero":
             there = await target.at(deployment_id)
@@ -264,6 +305,9 @@ async def _retire(target: DeploymentTarget, deployment_id: str, how: str) -> Non
 
 _ASK_SECONDS = 2.0
 """So long the way back waits for a provider's answer: its control API may be away while the deployments serve well."""
+
+_ANSWER_SECONDS = (60.0, 12.0)
+"""So long the way back waits for a creation; the second where Prefect soon kills the run."""
 
 _WAY_BACK_STEPS = 5
 

@@ -20,7 +20,7 @@ from prefect_modeldeploy.errors import (
 )
 from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.flows._driver import drive
-from prefect_modeldeploy.flows._effects import Effects
+from prefect_modeldeploy.flows._effects import Effects, ids_of
 from prefect_modeldeploy.flows._gates import may_begin
 from prefect_modeldeploy.rollout import Approval, CanaryPlan, Phase, RolloutRecord
 from prefect_modeldeploy.target import DeploymentTarget, router_of
@@ -169,8 +169,12 @@ async def new_record(
         await may_begin(target, plan)
     spec = candidate if isinstance(candidate, DeploymentSpec) else None
     name = _id_of(candidate)
-    if stable is not None and stable.id == name:
+    there = await ids_of(target, spec) if spec else []
+    if stable is not None and stable.id in (name, *there):
         raise InvalidInput("candidate", name, f"it is what {target.endpoint} serves already")
+    if there:  # whoever has created it may need it
+        target.credentials.logger.warning("%s was there before: a way back leaves it as it is", name)
+        plan = plan.model_copy(update={"failed_canary": "keep"})
     version = spec.version if spec else (await aget_deployment(target, name)).version
     return RolloutRecord(
         id=str(flow_run.id or uuid4()),

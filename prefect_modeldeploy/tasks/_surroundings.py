@@ -65,6 +65,12 @@ async def look_around(target: DeploymentTarget, also: Iterable[str] = ()) -> Sur
     return Surroundings(endpoints, [_read(name, value) for name, value in wanted.items()], complete)
 
 
+async def routes_to(target: DeploymentTarget, deployment_id: str) -> str | None:
+    """The same as `Surroundings.routes`, without a look at any rollout."""
+    endpoints, _ = await _endpoints(target)
+    return Surroundings(endpoints, ()).routes(deployment_id)
+
+
 async def idle_seconds(target: DeploymentTarget, client: ServingClient, deployment_id: str) -> float | None:
     """Seconds since the last request that the provider or the target's gateway has seen; None when neither knows."""
     seen = [await client.idle_seconds(deployment_id)] if client.can(Capability.METRICS) else []
