@@ -23,7 +23,7 @@ def rollout() -> None:
 
 @pytest.mark.parametrize("waits", [Scheduled(), Pending()], ids=["scheduled", "pending"])
 async def test_an_abort_of_a_run_that_is_about_to_start_cancels_it(waits: State) -> None:
-    endpoint = f"ordered-{waits.name.lower()}"
+    endpoint = f"ordered-{waits.type.value.lower()}"
     async with get_client() as client:
         run = await client.create_flow_run(rollout, state=waits)
         record = RolloutRecord(
