@@ -10,6 +10,7 @@ from prefect.events.clients import get_events_client
 from prefect.events.schemas.events import Resource
 from prefect.exceptions import FlowPauseTimeout, NotPausedError
 from prefect.flow_runs import aresume_flow_run
+from prefect.states import Cancelling
 
 from prefect_modeldeploy.errors import InvalidInput, RolloutError
 from prefect_modeldeploy.rollout import Decision, Order, Phase, RolloutRecord
@@ -72,19 +73,26 @@ async def _run_of(record: RolloutRecord) -> tuple[UUID | None, State | None]:
 async def order(endpoint: str, what: Order, reason: str = "") -> RolloutRecord:
     """Tell the run that drives a rollout to `abort`, `skip` the rest of the step, or `promote-fully`.
 
-    A run that is suspended until a person answers has no process that could hear: `abort` is its answer then. A rollout
-    whose run is gone hears nothing either: `roll_back` and `reconcile-rollouts` are for that.
+    A run that is suspended until a person answers has no process that could hear: `abort` is its answer then. One that
+    was answered, and is to be started again, has none yet: `abort` cancels it, and `reconcile-rollouts` turns the
+    rollout back. A rollout whose run is gone hears nothing either: `roll_back` and `reconcile-rollouts` are for that.
 
     Raises:
         InvalidInput: The endpoint has no open rollout.
-        RolloutError: It is suspended, and waits for an answer.
+        RolloutError: It is suspended, and waits for an answer; or its run is about to be started again.
     """
     record = await open_rollout(endpoint)
-    _, state = await _run_of(record)
+    run, state = await _run_of(record)
     if state is not None and state.name == "Suspended":
         if what != "abort":
             raise RolloutError(f"the rollout of {endpoint} is suspended: answer it, with `modeldeploy approve`")
         return await answer(endpoint, "roll_back", reason)
+    if run is not None and state is not None and (state.is_scheduled() or state.is_pending()):
+        if what != "abort":
+            raise RolloutError(f"the run of the rollout of {endpoint} is about to start again: order it when it runs")
+        async with get_client() as client:  # if it starts in this moment: a cancellation is obeyed then as well
+            await client.set_flow_run_state(run, Cancelling(message=f"aborted by {this_user()}: {reason}"))
+        return record
     event = Event(
         event=f"modeldeploy.rollout.{what}",
         resource=Resource(

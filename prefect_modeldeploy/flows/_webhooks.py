@@ -71,7 +71,10 @@ async def until_open(gate: WebhookGate, when: When, record: RolloutRecord, logge
 
 async def _ask(gate: WebhookGate, when: When, record: RolloutRecord) -> tuple[bool | None, str]:
     """Yes, no or (None) no answer; and why."""
-    token = await token_of(gate)
+    try:
+        token = await token_of(gate)
+    except httpx.HTTPError as error:  # Prefect's server is away
+        return None, f"cannot be asked, for its token cannot be read now ({type(error).__name__})"
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         async with httpx.AsyncClient(timeout=gate.timeout_seconds, trust_env=False, verify=trusted()) as client:

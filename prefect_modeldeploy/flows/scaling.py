@@ -80,13 +80,12 @@ async def wake_up(targets: Targets, wait_until_ready: bool = True, timeout_secon
     async def wake(target: DeploymentTarget) -> list[FleetRow]:
         rows = await awake_target(target)
         woken = [row.deployment for row in rows if row.action == "woken"]
-        failed = [row.deployment for row in rows if row.action == "failed"]
         if wait_until_ready and woken:
             try:
                 await await_until_ready(target, woken, timeout_seconds=timeout_seconds)
             except ModelDeployError as error:
                 rows.append(row_of_failed(target, error))
-        return rows + await asettle_target(target, failed)
+        return rows + await asettle_target(target, rows)
 
     resolved = [await DeploymentTarget.resolve(target) for target in targets]
     return await tell("wake-up", await for_each(resolved, wake))

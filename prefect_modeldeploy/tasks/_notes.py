@@ -1,7 +1,8 @@
 """What has to be remembered of single deployments from one flow run to the next, each in a Prefect variable of its own.
 
 A variable holds 5,000 characters and cannot be compared before it is set. With one for each deployment there is room
-for any number of them, and two runs that note different deployments never undo each other's work.
+for any number of them, and two runs that note different deployments never undo each other's work. A note with a mark
+has a variable of its own even so: who forgets what it has read never forgets what another run has noted meanwhile.
 """
 
 import hashlib
@@ -26,6 +27,7 @@ class Note(BaseModel):
     kind: ClassVar[str]
 
     deployment: str
+    mark: str = Field("", description="What tells it from others about the same deployment: the later, the greater.")
 
 
 class LetGo(Note):
@@ -60,21 +62,33 @@ class Notes(Generic[N]):
         self._kind, self._prefix = kind, f"modeldeploy_{kind.kind}__{endpoint}__"
 
     async def all(self) -> dict[str, N]:
-        """All of them, by deployment."""
+        """All of them, by deployment; the latest of those about the same one."""
         notes = [self._kind.model_validate(value) for value in (await variables(self._prefix)).values()]
         return {note.deployment: note for note in notes}
 
+    async def of(self, deployment_id: str) -> N | None:
+        """The latest about a deployment."""
+        *_, latest = None, *(await variables(self._name(deployment_id))).values()
+        return None if latest is None else self._kind.model_validate(latest)
+
     async def put(self, note: N) -> None:
-        """Write one down, in place of the one about the same deployment."""
+        """Write one down, in place of the one about the same deployment with the same mark."""
         value = note.model_dump(mode="json", exclude_none=True)
-        await _variables.put(self._name(note.deployment), value)
+        await _variables.put(self._name(note.deployment, note.mark), value)
 
-    async def drop(self, deployment_id: str) -> None:
-        """Forget one; one that is not there is no error."""
-        await Variable.aunset(self._name(deployment_id))
+    async def drop(self, deployment_id: str, until: str | None = None) -> None:
+        """Forget what is noted about a deployment; if nothing is, that is no error.
 
-    def _name(self, deployment_id: str) -> str:
-        return f"{self._prefix}{hashlib.sha256(deployment_id.encode()).hexdigest()[:12]}"
+        Args:
+            deployment_id: Which one.
+            until: Mark of the last note that is to be forgotten: later ones stay. None: all are.
+        """
+        for name in await variables(self._name(deployment_id)):
+            if until is None or name <= self._name(deployment_id, until):
+                await Variable.aunset(name)
+
+    def _name(self, deployment_id: str, mark: str = "") -> str:
+        return f"{self._prefix}{hashlib.sha256(deployment_id.encode()).hexdigest()[:12]}{mark and f'__{mark}'}"
 
 
 async def formers_everywhere() -> dict[str, Former]:
@@ -85,7 +99,7 @@ async def formers_everywhere() -> dict[str, Former]:
 
 
 async def variables(prefix: str) -> dict[str, Any]:
-    """The values of all Prefect variables whose names begin so."""
+    """The values of all Prefect variables whose names begin so, in the order of their names."""
     found = dict[str, Any]()
     async with get_client() as client:
         while True:

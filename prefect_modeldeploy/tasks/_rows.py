@@ -40,6 +40,7 @@ class FleetRow(BaseModel):
         None, description="Since they were let go, at most: a request may have woken some in between."
     )
     saved_money: float | None = Field(None, description="What these hours would have cost; None when nobody knows.")
+    let_go: str | None = Field(None, description="Of what was woken: which note has said how it was.")
     dry_run: bool = False
 
 

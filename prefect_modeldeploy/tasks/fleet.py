@@ -1,7 +1,7 @@
 """Scale to zero: one task run per target, whatever the number of its deployments."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
@@ -47,9 +47,9 @@ async def _ascale_target_to_zero(
             stop=stop,
             dry_run=dry_run,
             exclude=exclude,
+            also=also,
             around=await look_around(target, also),
             prices=await prices(target, client, found),
-            let_go=await Notes(LetGo, target.endpoint).all(),
             formers=await formers_everywhere(),
         )
         return await each(target, zero, found)
@@ -63,9 +63,9 @@ class _Zero:
     stop: bool
     dry_run: bool
     exclude: Sequence[str]
+    also: Sequence[str]
     around: Surroundings
     prices: Mapping[str, float]
-    let_go: Mapping[str, LetGo]
     formers: Mapping[str, Former]
 
     async def __call__(self, deployment: Deployment) -> FleetRow:
@@ -77,24 +77,18 @@ class _Zero:
         if self.dry_run:
             why = "dry run: nothing was changed"
             return row_of(self.target, deployment, action, why, cost_per_hour=cost, dry_run=True)
-        # Before, so that a run which dies forgets nothing.
-        await Notes(LetGo, self.target.endpoint).put(self._note(deployment))
-        await (self.client.stop if self.stop else self.client.scale_to_zero)(deployment.id)
+        if why := await self._let_go(deployment.id):
+            return row_of(self.target, deployment, "kept", why)
         why = "asked for" if self.idle is None else "idle"
         return row_of(self.target, deployment, action, why, cost_per_hour=cost)
 
     async def _kept(self, deployment: Deployment) -> str | None:
         """Why a deployment is left alone; None if it is not."""
-        if deployment.status in AT_REST:
-            return f"is {deployment.status} already"
         known_as = (deployment.name, deployment.id, deployment.environment or "", *deployment.tags)
         if pattern := next((p for p in self.exclude if any(fnmatchcase(one, p) for one in known_as)), None):
             return f"excluded by {pattern!r}"
-        if rollout := self.around.rollout(deployment):
-            return rollout
-        former = self.formers.get(deployment.id)
-        if former and former.zero_at and former.zero_at > datetime.now(UTC) and not self.around.routes(deployment.id):
-            return f"kept warm for a roll-back until {former.zero_at:%Y-%m-%d %H:%M} UTC"
+        if needed := self._needed(deployment):
+            return needed
         if self.idle is None:
             return None
         idle = await idle_seconds(self.target, self.client, deployment.id)
@@ -102,13 +96,53 @@ class _Zero:
             return "nobody knows how long it has been idle"
         return f"had a request {idle:.0f} s ago" if idle < self.idle else None
 
-    def _note(self, deployment: Deployment) -> LetGo:
-        former, settings = self.let_go.get(deployment.id), deployment.autoscaling
+    def _needed(self, deployment: Deployment) -> str | None:
+        """Why a deployment must not be touched, as things are; None if it may be."""
+        if deployment.status in AT_REST:
+            return f"is {deployment.status} already"
+        if rollout := self.around.rollout(deployment):
+            return rollout
+        former = self.formers.get(deployment.id)
+        if former and former.zero_at and former.zero_at > datetime.now(UTC) and not self.around.routes(deployment.id):
+            return f"kept warm for a roll-back until {former.zero_at:%Y-%m-%d %H:%M} UTC"
+        return None
+
+    async def _let_go(self, deployment_id: str) -> str | None:
+        """Note what a deployment is like, and let go of it.
+
+        Other runs may let go of it, or wake it, in this very moment. Who sets a minimum of 0 has noted the former one
+        before, and who forgets a note has put its minimum back before: so the notes are read before the deployment (one
+        may be forgotten now) and after it (one may be new). What is noted here has a mark of its own: a wake-up that
+        goes on forgets only what it has read.
+
+        Returns:
+            Why it must not be touched any more: to find out how idle it is may have taken long. None: it is done.
+        """
+        notes = Notes(LetGo, self.target.endpoint)
+        before, now = await notes.of(deployment_id), await self.client.get(deployment_id)
+        around, formers = await look_around(self.target, self.also), await formers_everywhere()
+        again = replace(self, around=around, formers=formers)
+        if needed := again._needed(now):
+            return needed
+        former = await notes.of(deployment_id) or before
+        note = again._note(now, former)
+        await notes.put(note)  # before, so that a run which dies forgets nothing
+        if former:
+            await notes.drop(deployment_id, until=former.mark)
+        await (self.client.stop if self.stop else self.client.scale_to_zero)(deployment_id)
+        await notes.put(note)  # a wake-up may have come in between, found nothing to put back, and forgotten it
+        return None
+
+    def _note(self, deployment: Deployment, former: LetGo | None) -> LetGo:
+        at, settings = datetime.now(UTC), deployment.autoscaling
+        mark = max(f"{at:%Y%m%d%H%M%S%f}", f"{former.mark}0" if former else "")  # later even if a clock is behind
         if former and settings and settings.min_replicas == 0:
-            return former  # its replicas are not gone yet, or a request woke them: this minimum is ours, from last time
+            # Its replicas are not gone yet, or a request woke them: this minimum is ours, from last time.
+            return former.model_copy(update={"mark": mark})
         return LetGo(
             deployment=deployment.id,
-            at=datetime.now(UTC),
+            mark=mark,
+            at=at,
             replicas=replicas_of(deployment),
             price=self.prices.get(deployment.id),
             autoscaling=settings,

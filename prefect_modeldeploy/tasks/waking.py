@@ -17,7 +17,8 @@ from prefect_modeldeploy.tasks._surroundings import Surroundings, look_around
 async def _awake_target(target: DeploymentTarget | str) -> list[FleetRow]:
     """Start what scale to zero let go, and what the target's endpoint routes to, without waiting.
 
-    The former settings are put back first: a minimum of replicas starts them. Call `settle_target` in the end.
+    The former settings are put back first: a minimum of replicas starts them. Call `settle_target` with the rows in the
+    end.
 
     Args:
         target: Block, or name of a saved one.
@@ -30,7 +31,10 @@ async def _awake_target(target: DeploymentTarget | str) -> list[FleetRow]:
         found = await client.find(model=target.model)
         notes = await Notes(LetGo, target.endpoint).all()
         wake = _Wake(target, client, notes, await look_around(target))
-        return await each(target, wake, filter(wake.wants, found))
+        rows = await each(target, wake, filter(wake.wants, found))
+    for id in notes.keys() - {deployment.id for deployment in found if wake.wants(deployment)}:  # replaced, or gone
+        await Notes(LetGo, target.endpoint).drop(id, until=notes[id].mark)
+    return rows
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class _Wake:
 
     async def __call__(self, deployment: Deployment) -> FleetRow:
         note, before = self.notes.get(deployment.id), deployment.status
-        saved = _saved(note) if note else {}
+        saved = {"let_go": note.mark, **_saved(note)} if note else {}
         now = await _restored(self.client, deployment, note)
         match now.status:
             case DeploymentStatus.SCALED_TO_ZERO:
@@ -63,33 +67,35 @@ class _Wake:
         return row_of(self.target, deployment, "woken", f"was {before}", **saved)
 
 
-async def _asettle_target(target: DeploymentTarget | str, failed: Sequence[str] = ()) -> list[FleetRow]:
+async def _asettle_target(target: DeploymentTarget | str, woken: Sequence[FleetRow]) -> list[FleetRow]:
     """After a wake-up: put settings back that waking has changed, and forget what was remembered.
+
+    What has been let go again since then is left as it is, and remembered.
 
     Args:
         target: Block, or name of a saved one.
-        failed: Ids of deployments that could not be woken: they are remembered for the next time.
+        woken: What `wake_target` has returned. What failed is remembered for the next time.
 
     Returns:
         Rows of deployments whose settings had changed; what failed is remembered for the next time.
     """
     target = await DeploymentTarget.resolve(target)
-    kept = Notes(LetGo, target.endpoint)
-    if not (notes := {id: note for id, note in (await kept.all()).items() if id not in failed}):
+    kept, marks = Notes(LetGo, target.endpoint), {row.deployment: row.let_go for row in woken}
+    if not (notes := {id: note for id, note in (await kept.all()).items() if note.mark == marks.get(id)}):
         return []
     async with client_of(target) as client:
         found = {deployment.id: deployment for deployment in await client.find(model=target.model)}
         wake = _Wake(target, client, notes, await look_around(target))
 
         async def settle(deployment: Deployment) -> FleetRow:
-            now = deployment
+            now, note = deployment, notes[deployment.id]
             if wake.wants(deployment):
-                now = await _restored(client, deployment, notes[deployment.id])
-            await kept.drop(deployment.id)
+                now = await _restored(client, deployment, note)
+            await kept.drop(deployment.id, until=note.mark)
             return row_of(target, deployment, "kept" if now is deployment else "restored", "its settings are back")
 
         for gone in notes.keys() - found.keys():
-            await kept.drop(gone)
+            await kept.drop(gone, until=notes[gone].mark)
         rows = await each(target, settle, (found[id] for id in notes.keys() & found.keys()))
     return [row for row in rows if row.action != "kept"]
 

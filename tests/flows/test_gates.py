@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from prefect.blocks.system import Secret
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -126,6 +127,17 @@ async def test_it_is_told_what_it_decides_about_and_who_asks(judge: Judge) -> No
     )
     assert judge.tokens == ["Bearer s3cret"] * 2
     assert "s3cret" not in gate.model_dump_json()
+
+
+async def test_a_token_that_cannot_be_read_now_is_no_answer(judge: Judge) -> None:
+    """A blip of Prefect's server turns no rollout back."""
+    await Secret(value="s3cret").save("gate-token", overwrite=True)  # type: ignore[arg-type]
+    gate = judge.gate(token_secret="gate-token", on_no="roll_back")
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        assert not await opens(gate, "step", record(), LOGGER)
+    assert judge.asked == []
+    await until_open(gate, "step", record(), LOGGER)
+    assert judge.tokens == ["Bearer s3cret"]
 
 
 @pytest.mark.parametrize("url", ["http://gates.example/ask", "ftp://gates.example", "https://ada:pw@gates.example"])

@@ -61,6 +61,15 @@ async def test_once_it_is_answered_it_is_its_own_worker_that_takes_it_up(site: S
         state = (await client.read_flow_run(run)).state
         assert state is not None
         assert state.is_scheduled()
+        with pytest.raises(RolloutError, match="about to start again"):
+            await orders.order(site.target.endpoint, "promote-fully")
+        await orders.order(site.target.endpoint, "abort", "it was the wrong version")  # no process would hear an event
+        state = (await client.read_flow_run(run)).state
+        assert state is not None
+        assert state.is_cancelled()
+    [record] = await reconcile_rollouts([site.target])
+    assert (record.outcome, record.decided_by) == ("rolled_back", "cancellation")
+    assert await nothing_is_left(site)
 
 
 async def test_an_abort_and_a_cancellation_reach_it(site: Site, tmp_path: Path) -> None:

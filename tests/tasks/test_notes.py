@@ -47,3 +47,17 @@ async def test_the_underscore_of_a_name_is_no_wildcard() -> None:
     await Variable.aset("wildxcards__x", 2, overwrite=True)
     await Variable.aset("not_wild_cards__x", 3, overwrite=True)
     assert await variables("wild_cards__") == {"wild_cards__x": 1}
+
+
+async def test_who_forgets_what_it_has_read_forgets_nothing_later() -> None:
+    notes, first, second = Notes(LetGo, "marked"), let_go("a/b"), let_go("a/b").model_copy(update={"mark": "2"})
+    assert await notes.of("a/b") is None
+    await notes.put(second)
+    await notes.put(first)
+    assert await notes.all() == {"a/b": second}
+    assert await notes.of("a/b") == second
+    await notes.drop("a/b", until=first.mark)
+    assert await notes.of("a/b") == second
+    await notes.put(let_go("a/b").model_copy(update={"mark": "3"}))
+    await notes.drop("a/b")
+    assert await notes.all() == {}
