@@ -176,6 +176,9 @@ class Effects:
             await self._retire_canary(record)
 
     async def _restore(self, record: RolloutRecord) -> RolloutRecord | None:
+        if record.epoch and record.stable is None and await self._serves_already(record):
+            reason = f"{record.canary} serves already, and nothing served before it: {record.reason}"
+            return finish(record.model_copy(update={"reason": reason}), Effect.PROMOTE, now())
         if not (record.epoch and record.stable is not None and await self._attached(record)):
             return None
         if not await self._still_serves(record.stable) and not await self._brought_up(record):
@@ -219,6 +222,13 @@ class Effects:
             self.logger.error("%s: %s cannot be brought up: %s", record.endpoint, record.stable, error)
             return not await self._can_serve(record.canary)  # two that cannot serve: then as before the rollout
         return True
+
+    async def _serves_already(self, record: RolloutRecord) -> bool:
+        """Whether a first version was in production before it was to turn back: there is nothing to go to."""
+        try:
+            return await self._attached(record)
+        except NotFound:
+            return False
 
     async def _attached(self, record: RolloutRecord) -> bool:
         return any(arm.upstream == record.canary for arm in (await aget_traffic(self._target)).arms)

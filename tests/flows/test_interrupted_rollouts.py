@@ -1,11 +1,12 @@
 """Rollouts that do not run to their end at once: held, cancelled, killed, rolled back by a person."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 from prefect.variables import Variable
 
-from prefect_modeldeploy import canary_rollout, promote_to_production, roll_back
+from prefect_modeldeploy import canary_rollout, promote_to_production, reconcile_rollouts, roll_back
 from prefect_modeldeploy.errors import InvalidInput, RolloutError, RolloutInProgress, StaleEpoch
 from prefect_modeldeploy.rollout import Phase, RolloutRecord
 from prefect_modeldeploy.target import client_of
@@ -119,6 +120,19 @@ async def test_what_was_held_without_steps_can_be_rolled_back(site: Site) -> Non
     back = await roll_back(site.target, note="x" * 4900)
     assert (back.id, back.outcome) == (promoted.id, "rolled_back")
     assert await site.arms() == {"stable": (stable, 100.0)}
+
+
+@pytest.mark.slow
+async def test_a_first_version_that_serves_already_has_nothing_to_turn_back_to(new_site: Callable[[str], Site]) -> None:
+    """Cancelled between the change of the traffic and the saving of it."""
+    site = new_site("first-of-all")
+    promoted = await promote_to_production(site.target, site.spec("1"))
+    stopped = {"phase": Phase.ROLLING_BACK, "outcome": "rolled_back", "ended_at": None, "driver": None}
+    await _journal.save(promoted.model_copy(update=stopped))
+    [record] = await reconcile_rollouts([site.target])
+    assert (record.phase, record.outcome) == (Phase.ENDED, "promoted"), record.reason
+    assert await site.arms() == {"stable": ("first-of-all-1", 100.0)}
+    assert "first-of-all-1" in await site.deployments()
 
 
 async def _phase(site: Site, kind: str, *phases: Phase) -> bool:
