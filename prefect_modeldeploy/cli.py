@@ -200,7 +200,7 @@ def order(
     from prefect_modeldeploy import orders
 
     record = asyncio.run(orders.order(endpoint, what, why))
-    _out.print(f"{endpoint}: {what}, told to the run that drives the rollout of {record.candidate}")
+    _out.print(f"{endpoint}: {what} is ordered, of {record.candidate}; `modeldeploy rollout {endpoint}` shows it")
 
 
 @app.command(name="rollout")

@@ -21,8 +21,8 @@ from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.flows._signals import Signals
 from prefect_modeldeploy.rollout import (
+    ON_THE_WAY_BACK,
     Effect,
-    Phase,
     RolloutRecord,
     abort,
     expired,
@@ -44,8 +44,6 @@ _HURRY_SECONDS = 3.0
 """On the way back traffic comes first: so long it waits for Prefect's server."""
 
 _AGAIN_SECONDS = 2.0
-
-_ON_THE_WAY_BACK = frozenset({Phase.ROLLING_BACK, Phase.RESTORED, Phase.DETACHED})
 
 
 async def drive(record: RolloutRecord, effects: Effects) -> RolloutRecord:
@@ -92,7 +90,7 @@ async def _step(record: RolloutRecord, effect: Effect, effects: Effects, signals
     except StaleEpoch:
         raise
     except Exception as error:
-        stays = record.phase in _ON_THE_WAY_BACK or _promoted_in_part(record, effect, error)
+        stays = record.phase in ON_THE_WAY_BACK or _promoted_in_part(record, effect, error)
         if stays or (after := abort(record, _reason(error), decided_by="error")) is record:
             raise RolloutError(
                 f"{record.endpoint}: {effect} failed ({_reason(error)}); the record stays open at {record.phase}, "
@@ -169,7 +167,7 @@ async def _save(record: RolloutRecord, effects: Effects, effect: str) -> Rollout
 
 async def _patiently(call: Callable[[], Awaitable[None]], record: RolloutRecord, logger: Logger) -> None:
     """Do what needs Prefect's server; wait while it is away, but on the way back not for long: the traffic matters."""
-    hurry = record.phase in _ON_THE_WAY_BACK
+    hurry = record.phase in ON_THE_WAY_BACK
     give_up = time.monotonic() + (_HURRY_SECONDS if hurry else PATIENCE_SECONDS)
     while True:
         try:

@@ -14,6 +14,7 @@ from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.flows._native import promote_natively, roll_back_natively
 from prefect_modeldeploy.flows._start import current_endpoint, driven, final, run_name, run_rollout, take_over
 from prefect_modeldeploy.rollout import (
+    ON_THE_WAY_BACK,
     CanaryPlan,
     Phase,
     RolloutRecord,
@@ -27,8 +28,6 @@ from prefect_modeldeploy.target import BlockName, DeploymentTarget
 from prefect_modeldeploy.tasks import _journal
 
 _LOOK_SECONDS = 1.0
-
-_ON_THE_WAY_BACK = frozenset({Phase.ROLLING_BACK, Phase.RESTORED, Phase.DETACHED})
 
 
 @flow(name="roll-back", flow_run_name=run_name)
@@ -80,7 +79,7 @@ async def _roll_back(target: DeploymentTarget, to: str | None, note: str) -> Rol
         if to in (None, current.stable):
             return await driven(aborted, Effects(target))
         last = await drive(aborted, Effects(target))
-    elif current and current.phase in _ON_THE_WAY_BACK:
+    elif current and current.phase in ON_THE_WAY_BACK:
         last = await _left_alone(current)
         if last.phase is not Phase.ENDED:
             last = await drive(await take_over(target, last), Effects(target))

@@ -1,6 +1,7 @@
 """Rollouts: plan, record and state machine. Decides what comes next; never calls the network."""
 
 from prefect_modeldeploy.rollout.machine import (
+    ON_THE_WAY_BACK,
     Effect,
     abort,
     answered,
@@ -35,6 +36,7 @@ from prefect_modeldeploy.rollout.record import (
 from prefect_modeldeploy.rollout.timeline import ArmPoint, Point
 
 __all__ = [
+    "ON_THE_WAY_BACK",
     "Actor",
     "Answer",
     "Approval",

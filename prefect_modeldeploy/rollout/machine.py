@@ -109,15 +109,9 @@ _DONE = {
 
 _HANDING_OVER = frozenset({Phase.CLEARED, Phase.HANDED_OVER})
 
-_TOO_LATE_TO_ABORT = _HANDING_OVER | {
-    Phase.PROMOTED,
-    Phase.ROLLING_BACK,
-    Phase.RESTORED,
-    Phase.DETACHED,
-    Phase.RETIRED,
-    Phase.ENDED,
-}
+ON_THE_WAY_BACK = frozenset({Phase.ROLLING_BACK, Phase.RESTORED, Phase.DETACHED})
 
+_TOO_LATE_TO_ABORT = _HANDING_OVER | ON_THE_WAY_BACK | {Phase.PROMOTED, Phase.RETIRED, Phase.ENDED}
 
 AT_ONCE = frozenset({"cancellation", "red button", "event", "health check", "person"})
 """Who decided that has no time for a slow way back, or a canary that must not get any more requests."""

@@ -270,12 +270,17 @@ async def _answers_again(site: Site) -> bool:
         return False
 
 
-async def _is_paused(site: Site) -> bool:
+async def _state(site: Site) -> State | None:
+    """The state of the run that drives the rollout."""
     record = await _journal.load(site.target.endpoint)
     if record is None or record.driver is None:
-        return False
+        return None
     async with get_client() as client:
-        state = (await client.read_flow_run(UUID(record.driver.flow_run))).state
+        return (await client.read_flow_run(UUID(record.driver.flow_run))).state
+
+
+async def _is_paused(site: Site) -> bool:
+    state = await _state(site)
     return state is not None and state.is_paused()
 
 
@@ -321,11 +326,7 @@ async def test_silence_at_every_gate_leaves_the_run_alive(site: Site) -> None:
         await site.history(answers, 100)
         running = asyncio.ensure_future(canary_rollout(site.target, site.spec("2"), plan, approval=approval))
         await eventually(lambda: _is_paused(site), seconds=120)
-        record = await _journal.load(site.target.endpoint)
-        assert record is not None
-        assert record.driver is not None
-        async with get_client() as client:
-            state = (await client.read_flow_run(UUID(record.driver.flow_run))).state
+        state = await _state(site)
         assert state is not None
         until = state.state_details.pause_timeout
         assert until is not None
