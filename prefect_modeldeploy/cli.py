@@ -212,7 +212,7 @@ def show_rollout(
     """Show where the latest rollout of an endpoint stands, who started it and why. Exit code 3 when there was none."""
     from prefect_modeldeploy.tasks import _journal
 
-    record = asyncio.run(_journal.load(endpoint))
+    record = asyncio.run(_journal.latest(endpoint))
     if record is None:
         _errors.print(f"{endpoint} has had no rollout")
         sys.exit(3)

@@ -28,7 +28,7 @@ async def open_rollout(endpoint: str) -> RolloutRecord:
     Raises:
         InvalidInput: None is open there.
     """
-    record = await _journal.load(endpoint)
+    record = await _journal.latest(endpoint)
     if record is None or record.phase is Phase.ENDED:
         raise InvalidInput("endpoint", endpoint, "has no open rollout")
     return record

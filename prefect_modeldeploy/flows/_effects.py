@@ -254,19 +254,13 @@ class Effects:
         if record.canary != record.spec.name:
             return [record.canary]
         if self._creation is not None:
-            await self._answered(self._creation, record)
+            # A creation that was let go of: what comes of it later would stay for ever. A cancelled run that has no
+            # time left for the answer leaves its record open here, with the traffic back, to `reconcile_rollouts`.
+            [created] = await asyncio.gather(asyncio.shield(self._creation), return_exceptions=True)
+            if isinstance(created, BaseException):
+                self.logger.warning("%s: %s was not created: %s", record.endpoint, record.canary, created)
+            self._creation = None
         return await ids_of(self._target, record.spec)
-
-    async def _answered(self, creation: asyncio.Task[Deployment], record: RolloutRecord) -> None:
-        """Wait for the end of a creation that was let go of; what is created later would stay for ever."""
-        seconds = _ANSWER_SECONDS[record.decided_by == "cancellation"]
-        done, _ = await asyncio.wait({creation}, timeout=seconds)
-        if not done:
-            creation.cancel()
-            self.logger.warning("%s: no answer in %g s whether %s is created", record.endpoint, seconds, record.canary)
-        elif not creation.cancelled() and (error := creation.exception()):
-            self.logger.warning("%s: %s was not created: %s", record.endpoint, record.canary, error)
-        self._creation = None
 
     async def _end(self, record: RolloutRecord) -> RolloutRecord:
         ended = finish(record, Effect.END, now())
@@ -315,9 +309,6 @@ async def _retire(target: DeploymentTarget, deployment_id: str, how: str) -> Non
 
 _ASK_SECONDS = 2.0
 """So long the way back waits for a provider's answer: its control API may be away while the deployments serve well."""
-
-_ANSWER_SECONDS = (60.0, 12.0)
-"""So long the way back waits for a creation; the second where Prefect soon kills the run."""
 
 _WAY_BACK_STEPS = 5
 

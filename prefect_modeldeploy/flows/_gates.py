@@ -12,11 +12,13 @@ from typing import TypeVar
 import httpx
 
 from prefect_modeldeploy.errors import ProviderError, RolloutsFrozen
+from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.flows._webhooks import GateClosed, When, opens, token_of, until_open
 from prefect_modeldeploy.freeze import FreezeCalendar
-from prefect_modeldeploy.rollout import CanaryPlan, Effect, Phase, RolloutRecord, abort
+from prefect_modeldeploy.rollout import CanaryPlan, Effect, Phase, RolloutRecord, abort, waited, waiting
 from prefect_modeldeploy.rollout.freeze import frozen_until
 from prefect_modeldeploy.target import DeploymentTarget
+from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks.observing import aobserve_traffic
 
 T = TypeVar("T")
@@ -48,14 +50,14 @@ async def passed(effect: Effect, record: RolloutRecord, target: DeploymentTarget
     """Wait until the effect may be done.
 
     Returns:
-        The record, its deadline later by as much as it waited; turned back, if the canary did harm meanwhile.
+        The record, with what it waited; turned back, if the canary did harm meanwhile.
     """
     if not _moves_forward(effect, record):
         return record
     while True:
         after = await _let_through(effect, await _thawed(record, target), target)
         if after is record or after.phase is not record.phase:
-            return after
+            return waited(after, datetime.now(UTC))  # it may have opened while nobody drove the rollout
         record = after  # it was held for a while: is it frozen by now?
 
 
@@ -111,24 +113,32 @@ async def watched(
     Nothing of the evidence is kept here: whoever observes next reads the same windows again.
 
     Returns:
-        The record, its deadline later by as much as it waited, and what was waited for; or the record turned back, and
-        None.
+        The record, with how long it waited, and what was waited for; or the record turned back, and None.
     """
     began = datetime.now(UTC)
-    waiting = asyncio.ensure_future(wait)
+    record = waiting(record, began)
+    opening = asyncio.ensure_future(wait)
     judging = asyncio.ensure_future(_judged(record, target, began))
+    saving = asyncio.ensure_future(_saved(record, target))
     try:
-        await asyncio.wait({waiting, judging}, return_when=asyncio.FIRST_COMPLETED)
-        if not waiting.done():
+        await asyncio.wait({opening, judging}, return_when=asyncio.FIRST_COMPLETED)
+        if not opening.done():
             return judging.result(), None
-        result = waiting.result()
+        await saving  # or it could come after what is saved next
+        return waited(record, datetime.now(UTC)), opening.result()
     finally:
-        for task in (waiting, judging):
+        for task in (opening, judging, saving):
             task.cancel()
-        await asyncio.gather(waiting, judging, return_exceptions=True)
-    held = (datetime.now(UTC) - began).total_seconds()
-    plan = record.plan.model_copy(update={"deadline_seconds": record.plan.deadline_seconds + held})
-    return record.model_copy(update={"plan": plan}), result
+        await asyncio.gather(opening, judging, saving, return_exceptions=True)
+
+
+async def _saved(record: RolloutRecord, target: DeploymentTarget) -> None:
+    """Write down since when a rollout waits: a run that dies meanwhile does not use up its time."""
+    try:
+        await _ownership.check(record)
+        await _journal.put(record)
+    except Exception as error:  # who has lost the rollout finds out before the next effect
+        target.credentials.logger.warning("%s: cannot save that it waits: %s", record.endpoint, error)
 
 
 async def _judged(record: RolloutRecord, target: DeploymentTarget, now: datetime) -> RolloutRecord:

@@ -68,7 +68,7 @@ async def rollout_by_golden_set(
         )
         return record.model_copy(update={"golden_set": golden.digest})
 
-    last = await _journal.load(target.endpoint)
+    last = await _journal.latest(target.endpoint)
     same = last is not None and last.candidate == _id_of(candidate) and last.phase is not Phase.ENDED
     if same and last and last.golden_set not in (None, golden.digest):
         hint = f"the open rollout of {last.candidate} is judged by {last.golden_set}: go on with that"

@@ -38,7 +38,7 @@ async def promote_natively(
 async def roll_back_natively(target: DeploymentTarget, note: str) -> RolloutRecord:
     """Let the provider undo its last promotion, and wait until what serves then is ready."""
     demand(target, Capability.ROLL_BACK, SWAP)
-    last = await _journal.load(target.endpoint)
+    last = await _journal.latest(target.endpoint)
     if last is not None and last.kind != "roll_back" and last.phase is not Phase.ENDED:
         # One that the provider may have done is brought to its end first: then it is known what there is to undo.
         turned = abort(await take_over(target, last), "rolled back by hand", decided_by="person")
@@ -64,7 +64,7 @@ def promotion_by(target: DeploymentTarget, stable: Deployment | None) -> Literal
 
 async def _named(target: DeploymentTarget) -> str:
     """The deployment that the provider's roll-back wants to be told."""
-    last = await _journal.load(target.endpoint)
+    last = await _journal.latest(target.endpoint)
     if last and last.kind == "roll_back" and last.phase is not Phase.ENDED:
         return last.canary
     promoted = last if last and last.outcome == "promoted" else None

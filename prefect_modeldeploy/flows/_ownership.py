@@ -38,6 +38,8 @@ SILENT_SECONDS = 20.0
 _START_TIME = timedelta(minutes=10)
 """A run that a worker is to start again has so long before others may take its rollout up."""
 
+_CLAIM_SECONDS = 10.0
+
 _driving: set[str] = set()
 """Tokens of the drivers in this process."""
 
@@ -153,6 +155,20 @@ async def only_one(endpoint: str) -> AsyncIterator[None]:
         raise RolloutInProgress(
             f"{endpoint}: other runs are starting rollouts there; nothing was changed, try again in a minute"
         ) from error
+
+
+async def successor(endpoint: str) -> RolloutRecord | None:
+    """The record of the run that has taken over from the one that asks, or its end; None if that is none of ours.
+
+    Who takes a rollout over claims its endpoint first, and is in the record a moment later.
+    """
+    with anyio.move_on_after(_CLAIM_SECONDS):
+        while True:
+            record = await _journal.load(endpoint)
+            if record is not None and (record.driver is not None or record.phase is Phase.ENDED):
+                return record
+            await asyncio.sleep(0.5)
+    return None
 
 
 async def unanswered(record: RolloutRecord) -> bool:

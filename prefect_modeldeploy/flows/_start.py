@@ -76,9 +76,18 @@ async def run_rollout(
 async def driven(record: RolloutRecord, effects: Effects) -> RolloutRecord:
     """Drive a rollout; returns what a flow returns."""
     try:
-        ended = await drive(record, effects)
+        return await driven_to_its_end(record, effects)
     except StaleEpoch as error:
         return surrendered(error)
+
+
+async def driven_to_its_end(record: RolloutRecord, effects: Effects) -> RolloutRecord:
+    """Drive a rollout; returns what a flow returns.
+
+    Raises:
+        StaleEpoch: Another run has taken it over.
+    """
+    ended = await drive(record, effects)
     if ended.decided_by == "cancellation" != record.decided_by:  # of this run, and Prefect takes no other end of it
         return cast(RolloutRecord, Cancelled(message=ended.reason or None))
     return final(ended)
@@ -111,12 +120,12 @@ async def begin(
     Raises:
         RolloutInProgress: Another run drives the endpoint's rollout, or something else is being rolled out there.
     """
-    last = await _journal.load(target.endpoint)
+    last = await _journal.latest(target.endpoint)
     if last is not None and flow_run.id and last.id == str(flow_run.id) and last.phase is Phase.ENDED:
         return last  # Prefect runs this flow run again, but somebody has ended its rollout meanwhile
     lost = last is not None and await _ownership.is_lost(last)
     async with _ownership.only_one(target.endpoint):
-        record = await _journal.load(target.endpoint)
+        record = await _journal.latest(target.endpoint)
         if record is None or not await _is_open(record, target):
             return await _journal.save(_ownership.taken(await make()))
         if last is None or record.driver != last.driver or not lost or record.candidate != candidate:
@@ -130,9 +139,9 @@ async def begin(
 async def take_over(target: DeploymentTarget, record: RolloutRecord) -> RolloutRecord:
     """Become the driver of an open record: whoever drove it before can change nothing any more."""
     target.credentials.logger.warning("going on with the rollout of %s, at %s", record.candidate, record.phase)
-    if record.mode == "swap":
-        record = record.model_copy(update={"epoch": (await aclaim_endpoint(target)).epoch})
-    return await _journal.save(_ownership.taken(record))
+    by_router = record.mode == "swap"  # where none of ours refuses old epochs, the record alone tells the newest driver
+    epoch = (await aclaim_endpoint(target)).epoch if by_router else record.epoch + 1
+    return await _journal.save(_ownership.taken(record.model_copy(update={"epoch": epoch})))
 
 
 async def _is_open(record: RolloutRecord, target: DeploymentTarget) -> bool:

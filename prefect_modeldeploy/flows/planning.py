@@ -95,7 +95,7 @@ async def _look(target: DeploymentTarget, candidate: str | DeploymentSpec, plan:
         refusals.add(InvalidInput("target.endpoint", target.endpoint, "serves nothing yet: use promote_to_production"))
     record = await refusals.of(_start.new_record(target, candidate, plan, stable, kind="canary"))
     await refusals.of(_start._check_shares(target, plan))
-    last = await _journal.load(target.endpoint)
+    last = await _journal.latest(target.endpoint)
     holder = last if last is not None and last.phase is not Phase.ENDED else None
     if holder is not None and holder.candidate != name:
         refusals.add(RolloutInProgress(f"{target.endpoint} has an open rollout of {holder.candidate}"))

@@ -3,7 +3,6 @@
 import asyncio
 from datetime import UTC, datetime
 
-import anyio
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.logging import get_run_logger
@@ -19,8 +18,6 @@ from prefect_modeldeploy.flows._start import run_name, surrendered, take_over
 from prefect_modeldeploy.rollout import Phase, RolloutRecord, abort, answered, gate_of, in_flight
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks import _journal
-
-_CLAIM_SECONDS, _AGAIN_SECONDS = 10.0, 0.5
 
 
 @flow(name="reconcile-rollouts")
@@ -58,26 +55,15 @@ async def saved_targets() -> list[DeploymentTarget | str]:
 
 
 async def _reconcile(target: DeploymentTarget) -> RolloutRecord | None:
-    last = await _journal.load(target.endpoint)
+    last = await _journal.latest(target.endpoint)
     if last is None or last.phase is Phase.ENDED or not await _ownership.is_lost(last):
         return None
     try:
         return await resume_rollout(target, last)
     except StaleEpoch:
-        if not await _is_taken(target.endpoint):  # none of our runs has changed the traffic: somebody has to look
+        if await _ownership.successor(target.endpoint) is None:  # none of our runs changed it: somebody has to look
             raise
         return None
-
-
-async def _is_taken(endpoint: str) -> bool:
-    """Whether another run has the rollout: who takes one over claims the endpoint first, and is in the record then."""
-    with anyio.move_on_after(_CLAIM_SECONDS):
-        while True:
-            record = await _journal.load(endpoint)
-            if record is not None and (record.driver is not None or record.phase is Phase.ENDED):
-                return True
-            await asyncio.sleep(_AGAIN_SECONDS)
-    return False
 
 
 @flow(name="resume-rollout", flow_run_name=run_name)
@@ -85,7 +71,7 @@ async def resume_rollout(target: DeploymentTarget, last: RolloutRecord) -> Rollo
     """Bring one rollout to its end: a run of its own, so that a person can be asked in it."""
     unanswered, cancelled = await _ownership.unanswered(last), await _ownership.cancelled(last)
     async with _ownership.only_one(target.endpoint):
-        record = await _journal.load(target.endpoint)
+        record = await _journal.latest(target.endpoint)
         if record is None or record.phase is Phase.ENDED or record.driver != last.driver:
             return None  # somebody else has taken it up meanwhile
         record = await take_over(target, record)

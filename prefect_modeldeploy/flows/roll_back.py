@@ -7,12 +7,20 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from prefect_modeldeploy.deployments import DeploymentId
-from prefect_modeldeploy.errors import InvalidInput, RolloutInProgress
+from prefect_modeldeploy.errors import InvalidInput, RolloutInProgress, StaleEpoch
 from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.flows._native import promote_natively, roll_back_natively
-from prefect_modeldeploy.flows._start import current_endpoint, driven, final, run_name, run_rollout, take_over
+from prefect_modeldeploy.flows._start import (
+    current_endpoint,
+    driven_to_its_end,
+    final,
+    run_name,
+    run_rollout,
+    surrendered,
+    take_over,
+)
 from prefect_modeldeploy.rollout import (
     ON_THE_WAY_BACK,
     CanaryPlan,
@@ -58,13 +66,17 @@ async def roll_back(
         try:
             return await _roll_back(target, to, note)
         except RolloutInProgress:
-            last = await _journal.load(target.endpoint)
+            last = await _journal.latest(target.endpoint)
             if to is not None or last is None or last.kind != "roll_back":
                 raise  # else another run has begun the very same in this moment
+        except StaleEpoch as error:
+            taken = await _ownership.successor(target.endpoint)
+            if taken is None or taken.kind == "roll_back" or taken.outcome == "rolled_back":
+                return surrendered(error)  # else it was taken up in this moment to go forward
 
 
 async def _roll_back(target: DeploymentTarget, to: str | None, note: str) -> RolloutRecord:
-    last = await _journal.load(target.endpoint)
+    last = await _journal.latest(target.endpoint)
     if to is None and last is not None and last.kind == "roll_back":
         last = await _left_alone(last)
         if last.phase is Phase.ENDED and last.outcome == "promoted":
@@ -77,7 +89,7 @@ async def _roll_back(target: DeploymentTarget, to: str | None, note: str) -> Rol
         reason = f"rolled back by hand: {note}" if note else "rolled back by hand"
         aborted = await take_over(target, abort(current, reason, decided_by="person"))
         if to in (None, current.stable):
-            return await driven(aborted, Effects(target))
+            return await driven_to_its_end(aborted, Effects(target))
         last = await drive(aborted, Effects(target))
     elif current and current.phase in ON_THE_WAY_BACK:
         last = await _left_alone(current)
@@ -113,7 +125,7 @@ async def _left_alone(record: RolloutRecord) -> RolloutRecord:
     """The record when its run has ended it, or is gone."""
     while record.phase is not Phase.ENDED and not await _ownership.is_lost(record):
         await asyncio.sleep(_LOOK_SECONDS)
-        record = await _journal.load(record.endpoint) or record
+        record = await _journal.latest(record.endpoint) or record
     return record
 
 

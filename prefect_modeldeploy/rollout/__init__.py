@@ -19,6 +19,8 @@ from prefect_modeldeploy.rollout.machine import (
     passed_over,
     reopened,
     step_over,
+    waited,
+    waiting,
 )
 from prefect_modeldeploy.rollout.plan import Approval, CanaryPlan, JudgePlan, ShadowPlan
 from prefect_modeldeploy.rollout.record import (
@@ -70,4 +72,6 @@ __all__ = [
     "reopened",
     "shortened",
     "step_over",
+    "waited",
+    "waiting",
 ]

@@ -155,9 +155,7 @@ def answered(record: RolloutRecord, answer: Answer, now: datetime) -> RolloutRec
     """
     record = record.model_copy(update={"answer": answer, "passed": answer.gate, "undecided": False})
     if answer.gate == "traffic":  # it may have waited for days; what has a deadline begins now
-        waited = (now - record.started_at).total_seconds()
-        plan = record.plan.model_copy(update={"deadline_seconds": record.plan.deadline_seconds + waited})
-        record = record.model_copy(update={"plan": plan})
+        record = record.model_copy(update={"held_seconds": (now - record.started_at).total_seconds()})
     reason = f"{answer.who.name} said so" + (f": {answer.comment}" if answer.comment else "")
     match answer.decision:
         case "roll_back":
@@ -178,7 +176,7 @@ def _extended(record: RolloutRecord, now: datetime) -> RolloutRecord:
     changes: dict[str, object] = {"passed": ""}
     if record.plan.steps and record.phase is not Phase.READY:  # at READY there is nothing to observe: asked again
         step = record.step if record.phase is Phase.JUDGED else record.step - 1
-        late = max(0.0, (now - record.started_at).total_seconds() - record.plan.deadline_seconds)
+        late = max(0.0, _used_seconds(record, now) - record.plan.deadline_seconds)
         changes |= {"phase": Phase.SHIFTED, "step": step, "step_started_at": now}
         changes["extended_seconds"] = max(record.extended_seconds, late) + record.plan.step_seconds
     return record.model_copy(update=changes)
@@ -291,7 +289,25 @@ def in_flight(record: RolloutRecord) -> bool:
 
 def expired(record: RolloutRecord, now: datetime) -> bool:
     """Whether the deadline has passed."""
-    return (now - record.started_at).total_seconds() >= record.plan.deadline_seconds + record.extended_seconds
+    return _used_seconds(record, now) >= record.plan.deadline_seconds + record.extended_seconds
+
+
+def _used_seconds(record: RolloutRecord, now: datetime) -> float:
+    """How much of its time the rollout has used: waiting does not count."""
+    return ((record.held_since or now) - record.started_at).total_seconds() - record.held_seconds
+
+
+def waiting(record: RolloutRecord, now: datetime) -> RolloutRecord:
+    """The record of a rollout that waits for somebody from now on, or goes on waiting after a crash."""
+    return record if record.held_since else record.model_copy(update={"held_since": now})
+
+
+def waited(record: RolloutRecord, now: datetime) -> RolloutRecord:
+    """The record of one whose waiting is over."""
+    if record.held_since is None:
+        return record
+    seconds = record.held_seconds + (now - record.held_since).total_seconds()
+    return record.model_copy(update={"held_since": None, "held_seconds": seconds})
 
 
 def step_over(record: RolloutRecord, decision: str, now: datetime, measured_until: datetime | None = None) -> bool:

@@ -149,6 +149,8 @@ class RolloutRecord(BaseModel):
     step_started_at: datetime | None = None
     judged_from: datetime | None = Field(None, description="When the canary had warmed up; nothing before is judged.")
     extended_seconds: float = Field(0.0, description="What was added to the plan's deadline.")
+    held_seconds: float = Field(0.0, description="How long it waited for a person, a webhook or the end of a freeze.")
+    held_since: datetime | None = Field(None, description="When the waiting began that lasts still.")
     passed: str = Field("", description="The last gate that a person, or nobody, had to open.")
     answer: Answer | None = Field(None, description="What a person said last; the audit has all of it.")
     undecided: bool = Field(False, description="The deadline has passed without a verdict, and a person is asked.")

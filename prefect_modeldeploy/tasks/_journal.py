@@ -4,7 +4,7 @@ from prefect.events import emit_event
 from prefect.variables import Variable
 
 from prefect_modeldeploy.errors import RolloutError
-from prefect_modeldeploy.rollout import RolloutRecord
+from prefect_modeldeploy.rollout import Phase, RolloutRecord
 from prefect_modeldeploy.tasks import _notifying, _variables
 
 LARGEST = 5000
@@ -23,13 +23,24 @@ def resource_id(record: RolloutRecord) -> str:
 
 async def save(record: RolloutRecord) -> RolloutRecord:
     """Save the record and tell the world where the rollout stands; returns it."""
+    if record.phase is Phase.ENDED:
+        await _variables.put(_name_of_ended(record.endpoint), record.saved())
+    await put(record)
+    tell(record, record.phase.value.lower().replace("_", "-"), record.reason)
+    await _notifying.follow(record)
+    return record
+
+
+async def put(record: RolloutRecord) -> None:
+    """Save the record where everybody looks.
+
+    Raises:
+        RolloutError: It is too long.
+    """
     saved = record.saved()
     if len(saved) > LARGEST:
         raise RolloutError(f"the record of {record.endpoint} has {len(saved)} characters; {LARGEST} can be saved")
     await _variables.put(variable_name(record.endpoint), saved)
-    tell(record, record.phase.value.lower().replace("_", "-"), record.reason)
-    await _notifying.follow(record)
-    return record
 
 
 def tell(record: RolloutRecord, what: str, reason: str) -> None:
@@ -54,9 +65,29 @@ def tell(record: RolloutRecord, what: str, reason: str) -> None:
 
 async def load(endpoint: str) -> RolloutRecord | None:
     """Return the record of the endpoint's latest rollout; None if there never was one."""
-    saved = await Variable.aget(variable_name(endpoint))
+    return await _read(variable_name(endpoint))
+
+
+async def latest(endpoint: str) -> RolloutRecord | None:
+    """What `load` gives; but a rollout that has ended, though a driver that was replaced has saved it since, as ended.
+
+    Such a driver looks who drives the rollout before it saves; whatever happens in between is past its epoch.
+    """
+    record = await load(endpoint)
+    if record is None or record.phase is Phase.ENDED:
+        return record
+    ended = await _read(_name_of_ended(endpoint))
+    return ended if ended is not None and ended.id == record.id and ended.epoch > record.epoch else record
+
+
+async def _read(name: str) -> RolloutRecord | None:
+    saved = await Variable.aget(name)
     if saved is None:
         return None
     if not isinstance(saved, str):
-        raise RolloutError(f"the variable {variable_name(endpoint)} holds no record; delete it")
+        raise RolloutError(f"the variable {name} holds no record; delete it")
     return RolloutRecord.model_validate_json(saved)
+
+
+def _name_of_ended(endpoint: str) -> str:
+    return f"modeldeploy_ended__{endpoint}"

@@ -8,6 +8,7 @@ import pytest
 from prefect_modeldeploy import DeploymentTarget, FreezeCalendar, FreezeWindow, canary_rollout, plan_rollout, roll_back
 from prefect_modeldeploy.errors import RolloutsFrozen
 from prefect_modeldeploy.flows import _gates, promote_to_production
+from prefect_modeldeploy.tasks import _journal
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site
 
@@ -48,10 +49,14 @@ async def test_a_rollout_holds_before_traffic_moves_until_the_calendar_lets_it(
         await eventually(lambda: answers.count > seen + 200)
         assert answers.by_arm["canary"] == 0
         assert not running.done()
+        saved = await _journal.load(target.endpoint)
+        assert saved is not None
+        assert saved.held_since is not None, "a process that goes on with it knows since when it waits"
         await FreezeCalendar().save("short", overwrite=True)
         record = await running
     assert record.outcome == "promoted", record.reason
-    assert record.plan.deadline_seconds > QUICK.deadline_seconds
+    assert record.held_seconds > 1
+    assert (record.held_since, record.plan.deadline_seconds) == (None, QUICK.deadline_seconds)
 
 
 async def test_harm_is_seen_while_it_holds_between_steps(site: Site) -> None:

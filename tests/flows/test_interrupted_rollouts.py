@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import Callable
+from importlib import import_module
 
 import pytest
 from prefect.variables import Variable
 
 from prefect_modeldeploy import canary_rollout, promote_to_production, reconcile_rollouts, roll_back
 from prefect_modeldeploy.errors import InvalidInput, RolloutError, RolloutInProgress, StaleEpoch
+from prefect_modeldeploy.flows import _ownership, _start
 from prefect_modeldeploy.rollout import Phase, RolloutRecord
-from prefect_modeldeploy.target import client_of
+from prefect_modeldeploy.target import DeploymentTarget, client_of
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks.traffic import aclaim_endpoint, aset_arms
 from tests.conftest import eventually
@@ -204,6 +206,29 @@ async def test_rolling_back_wins_over_a_rollout_in_flight(site: Site) -> None:
         with pytest.raises(StaleEpoch):
             await asyncio.wait_for(running, 60)
     assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
+
+
+@pytest.mark.slow
+async def test_rolling_back_wins_over_who_takes_the_rollout_up_in_the_same_moment(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reconcile, say, that has read the record before, and goes on with it."""
+    open_one = await _stopped_in_the_middle(site)
+    overtakers = []
+
+    async def overtaken(target: DeploymentTarget, turned: RolloutRecord) -> RolloutRecord:
+        taken = await _start.take_over(target, turned)
+        if not overtakers:
+            overtakers.append(await _start.take_over(target, open_one))
+        return taken
+
+    module = import_module("prefect_modeldeploy.flows.roll_back")  # its flow has the same name
+    monkeypatch.setattr(module, "take_over", overtaken)
+    back = await roll_back(site.target)
+    assert (back.outcome, back.decided_by) == ("rolled_back", "person")
+    assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
+    with pytest.raises(StaleEpoch):
+        await _ownership.check(overtakers[0])
 
 
 async def _stopped_in_the_middle(site: Site) -> RolloutRecord:

@@ -7,11 +7,19 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from prefect_modeldeploy import DeploymentSpec, DeploymentTarget, canary_rollout, orders, promote_to_production
+from prefect_modeldeploy import (
+    DeploymentSpec,
+    DeploymentTarget,
+    canary_rollout,
+    orders,
+    promote_to_production,
+    reconcile_rollouts,
+)
 from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.rollout import Effect, Phase
 from prefect_modeldeploy.target import client_of
+from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm
 from tests.conftest import eventually
 from tests.flows import arms_kit
@@ -100,3 +108,31 @@ async def test_what_is_created_after_an_abort_goes_as_well(hosted: arms_kit.Site
     assert (await run).outcome == "rolled_back"
     await eventually(answered, every=0.1)
     assert spec.name not in await _names(target)
+
+
+@pytest.mark.slow
+async def test_what_is_created_after_the_end_of_a_cancelled_run_is_left_to_reconcile(
+    hosted: arms_kit.Site, tmp_path: Path
+) -> None:
+    target, spec = await _in_production(hosted, tmp_path / "truss")
+    before, control = await hosted.arms(), hosted.sandbox.control
+    await control.fault(provider="baseten", method="POST", path="*/deployments", kind="delay", seconds=32)
+    run = asyncio.ensure_future(canary_rollout(target, spec, QUICK))
+
+    async def sent() -> bool:
+        return any(fault.fired for fault in await control.faults())
+
+    async def created() -> bool:
+        return spec.name in await _names(target)
+
+    await eventually(sent, every=0.1)
+    run.cancel()
+    await asyncio.wait((run,))
+    left = await _journal.load(target.endpoint)
+    assert left is not None
+    assert (left.phase, left.outcome) == (Phase.DETACHED, "rolled_back"), "the traffic is back, the canary may come"
+    await eventually(created)
+    [ended] = await reconcile_rollouts([target])
+    assert (ended.outcome, ended.decided_by) == ("rolled_back", "cancellation")
+    assert spec.name not in await _names(target)
+    assert await hosted.arms() == before

@@ -16,9 +16,10 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import get_current_settings
 
-from prefect_modeldeploy import canary_rollout, orders, reconcile_rollouts, roll_back
+from prefect_modeldeploy import DeploymentTarget, LocalServing, canary_rollout, orders, reconcile_rollouts, roll_back
 from prefect_modeldeploy.errors import RolloutInProgress, StaleEpoch
 from prefect_modeldeploy.flows import _ownership
+from prefect_modeldeploy.flows._start import take_over
 from prefect_modeldeploy.rollout import Phase, RolloutRecord
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks.traffic import aclaim_endpoint
@@ -157,6 +158,31 @@ async def test_what_a_driver_saves_in_the_moment_of_its_replacement_replaces_nob
     old = _ownership.taken(record(phase=Phase.SHIFTED, endpoint="saved-late", epoch=1))
     new = _ownership.taken(old.model_copy(update={"epoch": 2}))
     await _journal.save(new)
+    await _journal.save(old)
+    await _ownership.check(new)
+    await _journal.save(new)
+    with pytest.raises(StaleEpoch):
+        await _ownership.check(old)
+
+
+async def test_what_a_replaced_driver_saves_after_the_end_opens_nothing_again() -> None:
+    old = _ownership.taken(record(phase=Phase.SHIFTED, endpoint="saved-after", epoch=1))
+    ended = _ownership.taken(old.model_copy(update={"epoch": 2, "phase": Phase.ENDED, "outcome": "promoted"}))
+    await _journal.save(ended)
+    await _journal.save(old)
+    assert await _journal.latest("saved-after") == ended
+    again = old.model_copy(update={"id": "the-next"})
+    await _journal.save(again)
+    assert await _journal.latest("saved-after") == again, "another rollout"
+    taken_up = old.model_copy(update={"epoch": 3})
+    await _journal.save(taken_up)
+    assert await _journal.latest("saved-after") == taken_up, "one that was held, and goes on"
+
+
+async def test_where_no_router_refuses_old_epochs_the_record_tells_the_newest_driver(tmp_path: Path) -> None:
+    target = DeploymentTarget(credentials=LocalServing(home=tmp_path), model="m", endpoint="no-router")
+    old = await _journal.save(_ownership.taken(record(phase=Phase.BAKED, endpoint="no-router", mode="native")))
+    new = await take_over(target, old)
     await _journal.save(old)
     await _ownership.check(new)
     await _journal.save(new)

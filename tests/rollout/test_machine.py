@@ -27,6 +27,8 @@ from prefect_modeldeploy.rollout import (
     next_effect,
     reopened,
     step_over,
+    waited,
+    waiting,
 )
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -248,12 +250,25 @@ def test_only_what_is_being_handed_over_is_settled_by_a_swap() -> None:
 
 
 def test_days_before_an_answer_are_not_counted_against_the_deadline() -> None:
-    waiting = record(phase=Phase.READY, approval=Approval(before=("traffic",)))
+    asked = record(phase=Phase.READY, approval=Approval(before=("traffic",)))
     later = T0 + timedelta(days=2)
     answer = Answer(gate="traffic", decision="promote", who=Actor(name="ada"), at=later)
-    gone_on = answered(waiting, answer, later)
+    gone_on = answered(asked, answer, later)
     assert not expired(gone_on, later + timedelta(seconds=599))
     assert expired(gone_on, later + timedelta(seconds=600))
+
+
+def test_waiting_is_not_counted_against_the_deadline_whoever_ends_it() -> None:
+    begun = waiting(record(phase=Phase.ATTACHED, step=1), T0 + timedelta(seconds=500))
+    weekend = T0 + timedelta(days=2)
+    assert not expired(begun, weekend)
+    assert waiting(begun, weekend) == begun, "another process goes on with the same waiting"
+    gone_on = waited(begun, weekend)
+    assert not expired(gone_on, weekend + timedelta(seconds=99))
+    assert expired(gone_on, weekend + timedelta(seconds=100))
+    again = waited(waiting(gone_on, weekend), weekend + timedelta(days=1))
+    assert not expired(again, weekend + timedelta(days=1, seconds=99))
+    assert again.plan == begun.plan, "the plan stays as it was planned"
 
 
 def test_what_was_held_without_steps_has_a_phase_and_a_weight() -> None:
