@@ -104,7 +104,7 @@ def worker(elsewhere: Namespace, api: str, tmp_path_factory: pytest.TempPathFact
     running = subprocess.Popen(start, env=environment, cwd=home)
     yield
     running.terminate()
-    running.wait(30)
+    running.wait(90)
 
 
 def test_from_there_only_tls_reaches_the_node(elsewhere: Namespace, node: Node) -> None:
