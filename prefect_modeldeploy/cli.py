@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from cyclopts import App, Parameter
+from cyclopts import App, CycloptsError, Parameter
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.table import Table
@@ -18,7 +18,7 @@ from prefect_modeldeploy.errors import InvalidInput, ModelDeployError, NodeError
 from prefect_modeldeploy.rollout.record import Decision, Order
 
 if TYPE_CHECKING:
-    from prefect_modeldeploy import RolloutPreview
+    from prefect_modeldeploy import RolloutPreview, RolloutRecord
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -175,12 +175,16 @@ def approve(
         ),
     ] = "promote",
     comment: Annotated[str, Parameter(help="Why; kept in the record.")] = "",
+    json: Json = False,
 ) -> None:
     """Answer a rollout that waits for a person."""
     from prefect_modeldeploy import orders
 
     record = asyncio.run(orders.answer(endpoint, decision, comment))
-    _out.print(f"{endpoint}: {decision.replace('_', ' ')}, told to the rollout of {record.candidate}")
+    if json:
+        _print_json(_named(record) | {"decision": decision, "comment": comment})
+        return
+    _say(f"{endpoint}: {decision.replace('_', ' ')}, told to the rollout of {record.candidate}")
 
 
 @app.command
@@ -195,12 +199,16 @@ def order(
     ],
     *,
     why: Annotated[str, Parameter(help="The reason; kept in the record.")] = "",
+    json: Json = False,
 ) -> None:
     """Tell a rollout that runs to turn back, or to go on faster."""
     from prefect_modeldeploy import orders
 
     record = asyncio.run(orders.order(endpoint, what, why))
-    _out.print(f"{endpoint}: {what} is ordered, of {record.candidate}; `modeldeploy rollout {endpoint}` shows it")
+    if json:
+        _print_json(_named(record) | {"order": what, "why": why})
+        return
+    _say(f"{endpoint}: {what} is ordered for the rollout of {record.candidate}; see `modeldeploy rollout {endpoint}`")
 
 
 @app.command(name="rollout")
@@ -210,11 +218,11 @@ def show_rollout(
     json: Json = False,
 ) -> None:
     """Show where the latest rollout of an endpoint stands, who started it and why. Exit code 3 when there was none."""
-    from prefect_modeldeploy.tasks import _journal
+    from prefect_modeldeploy import orders
 
-    record = asyncio.run(_journal.latest(endpoint))
+    record = asyncio.run(orders.latest_rollout(endpoint))
     if record is None:
-        _errors.print(f"{endpoint} has had no rollout")
+        _complain(f"{endpoint} has had no rollout")
         sys.exit(3)
     if json:
         sys.stdout.write(record.saved() + "\n")
@@ -231,7 +239,7 @@ def show_rollout(
     table = Table(show_header=False, box=None)
     for name, value in rows.items():
         if value:
-            table.add_row(name, value)
+            table.add_row(name, Text(value))
     _out.print(table)
 
 
@@ -294,12 +302,34 @@ def _print_json(facts: object) -> None:
     sys.stdout.write(json_text.dumps(facts) + "\n")
 
 
+def _named(record: "RolloutRecord") -> dict[str, str]:
+    return {"endpoint": record.endpoint, "rollout": record.id, "candidate": record.candidate}
+
+
+def _say(line: str) -> None:
+    _out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _complain(line: str) -> None:
+    _errors.print(Text.assemble(("error: ", "bold red"), line), soft_wrap=True)
+
+
 def main() -> None:
-    """Run the command line; errors of ours are one sentence and exit code 1."""
+    """Run the command line; errors of ours are one sentence and exit code 1, a command that cannot be read 2."""
     try:
-        app()
+        app(sys.argv[1:], print_error=False, exit_on_error=False)
     except ModelDeployError as error:
-        _errors.print(f"[bold red]error:[/] {error}", highlight=False)
+        _complain(str(error))
+        sys.exit(1)
+    except CycloptsError as error:
+        _complain(f"{error} See --help.")
+        sys.exit(2)
+    except Exception as error:
+        from httpx import HTTPError  # of Prefect's client; providers' are errors of ours
+
+        if not isinstance(error, HTTPError):
+            raise
+        _complain(f"Prefect's server does not answer as it should ({error}); PREFECT_API_URL says which one is asked")
         sys.exit(1)
 
 

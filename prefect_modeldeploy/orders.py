@@ -8,9 +8,10 @@ from prefect.client.schemas.objects import State
 from prefect.events import Event
 from prefect.events.clients import get_events_client
 from prefect.events.schemas.events import Resource
-from prefect.exceptions import FlowPauseTimeout, NotPausedError
+from prefect.exceptions import FlowPauseTimeout, NotPausedError, ObjectNotFound
 from prefect.flow_runs import aresume_flow_run
 from prefect.states import Cancelling
+from pydantic import ValidationError
 
 from prefect_modeldeploy.errors import InvalidInput, RolloutError
 from prefect_modeldeploy.rollout import Decision, Order, Phase, RolloutRecord
@@ -22,13 +23,26 @@ ORDERS: tuple[Order, ...] = get_args(Order)
 `rollout`, at which `step`: then no other one obeys."""
 
 
+async def latest_rollout(endpoint: str) -> RolloutRecord | None:
+    """The record of the endpoint's latest rollout; None if there never was one.
+
+    Raises:
+        RolloutError: What is kept there is no record.
+    """
+    try:
+        return await _journal.latest(endpoint)
+    except ValidationError as error:
+        variable = _journal.variable_name(endpoint)
+        raise RolloutError(f"the variable {variable} holds no record that can be read; delete it") from error
+
+
 async def open_rollout(endpoint: str) -> RolloutRecord:
     """The record of the endpoint's rollout.
 
     Raises:
         InvalidInput: None is open there.
     """
-    record = await _journal.latest(endpoint)
+    record = await latest_rollout(endpoint)
     if record is None or record.phase is Phase.ENDED:
         raise InvalidInput("endpoint", endpoint, "has no open rollout")
     return record
@@ -62,12 +76,15 @@ async def answer(endpoint: str, decision: Decision, comment: str = "", approver:
 
 
 async def _run_of(record: RolloutRecord) -> tuple[UUID | None, State | None]:
-    """The flow run that drives a rollout, and the state that it is in."""
+    """The flow run that drives a rollout, and the state that it is in; None for both if there is none (any more)."""
     if record.driver is None or record.driver.flow_run is None:
         return None, None
     run = UUID(record.driver.flow_run)
     async with get_client() as client:
-        return run, (await client.read_flow_run(run)).state
+        try:
+            return run, (await client.read_flow_run(run)).state
+        except ObjectNotFound:  # somebody has deleted it
+            return None, None
 
 
 async def order(endpoint: str, what: Order, reason: str = "") -> RolloutRecord:

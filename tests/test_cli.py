@@ -19,7 +19,11 @@ def modeldeploy(*arguments: str, home: Path | None = None) -> subprocess.Complet
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["node"], ["node", "start"], ["node", "status"], ["node", "stop"], ["sandbox", "start"], ["demo"]]
+    "command",
+    [
+        *([], ["node"], ["node", "start"], ["node", "status"], ["node", "stop"], ["sandbox", "start"], ["demo"]),
+        *(["plan"], ["halt"], ["allow"], ["approve"], ["order"], ["rollout"], ["deployments-path"]),
+    ],
 )
 def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -32,8 +36,11 @@ def test_the_version_is_the_packages() -> None:
     assert modeldeploy("--version").stdout.strip() == __version__
 
 
-def test_an_unknown_command_is_refused() -> None:
-    assert modeldeploy("nodes").returncode != 0
+def test_an_unknown_command_is_refused_in_one_line() -> None:
+    refused = modeldeploy("nodes")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith('error: Unknown command "nodes".')
+    assert refused.stderr.count("\n") == 1
 
 
 def test_the_life_of_a_node(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentId, DeploymentSpec, DeploymentStatus
 from prefect_modeldeploy.errors import InvalidInput, ModelDeployError, RolloutInProgress
 from prefect_modeldeploy.flows import _start
+from prefect_modeldeploy.flows._effects import ids_of
 from prefect_modeldeploy.flows.canary import DEFAULT_PLAN
 from prefect_modeldeploy.measurements import Histogram
 from prefect_modeldeploy.report import preview_markdown
@@ -99,7 +100,11 @@ async def _look(target: DeploymentTarget, candidate: str | DeploymentSpec, plan:
     holder = last if last is not None and last.phase is not Phase.ENDED else None
     if holder is not None and holder.candidate != name:
         refusals.add(RolloutInProgress(f"{target.endpoint} has an open rollout of {holder.candidate}"))
-    there = None if isinstance(candidate, DeploymentSpec) else await refusals.of(_deployment(target, candidate))
+    there = await refusals.of(_deployment(target, candidate))
+    if there is not None and isinstance(candidate, DeploymentSpec):
+        notes.append(
+            f"{there.id} was made from this very spec; if not, the rollout turns back before any traffic moves."
+        )
     usual = await refusals.of(_usual(target, record)) if endpoint else None
     stepped = plan.golden_set is None
     played = await anyio.to_thread.run_sync(forecasts, plan, usual) if usual and stepped else ()
@@ -116,7 +121,7 @@ async def _look(target: DeploymentTarget, candidate: str | DeploymentSpec, plan:
         bake_seconds=plan.bake_seconds,
         deadline_seconds=plan.deadline_seconds,
         forecasts=played,
-        changes=_changes(plan, candidate, there, stable, _lets_go(target)),
+        changes=_changes(plan, candidate, there, stable, holder, _lets_go(target)),
         cost=cost_of(played, _extra_replicas(candidate, there), target.price_per_replica_hour),
         assumptions=tuple(notes),
     )
@@ -138,7 +143,11 @@ async def _can_promote(target: DeploymentTarget) -> None:
     _start.demand(target, Capability.PROMOTE, "use promote='swap'")
 
 
-async def _deployment(target: DeploymentTarget, candidate: str) -> Deployment:
+async def _deployment(target: DeploymentTarget, candidate: str | DeploymentSpec) -> Deployment | None:
+    """The candidate as it is; None: the rollout would create it."""
+    if isinstance(candidate, DeploymentSpec):
+        ids = await ids_of(target, candidate)
+        return await _deployment(target, ids[0]) if ids else None
     async with client_of(target, candidate) as client:
         return await client.get(candidate)
 
@@ -185,6 +194,7 @@ def _changes(
     candidate: str | DeploymentSpec,
     there: Deployment | None,
     stable: Deployment | None,
+    holder: RolloutRecord | None,
     to_zero: bool,
 ) -> tuple[Change, ...]:
     zero = "scale_to_zero" if to_zero else "stop"
@@ -195,7 +205,7 @@ def _changes(
         changes.append(Change.model_validate({"what": word, "deployment": deployment, "when": when}))
 
     name = _start._id_of(candidate)
-    if isinstance(candidate, DeploymentSpec):
+    if isinstance(candidate, DeploymentSpec) and there is None:
         add("create", name, "at the start")
     elif there is not None and there.status in _ASLEEP:
         add(_ASLEEP[there.status], name, "at the start")
@@ -203,7 +213,11 @@ def _changes(
         add("promote", name, "after the promotion")
     if stable is not None:
         add(plan.former, stable.id, "after the promotion")
-    add(plan.failed_canary if isinstance(candidate, DeploymentSpec) else "keep", name, "after a roll-back")
+    if holder is not None and holder.candidate == name:  # the flow would go on with it, and by its plan
+        created, plan = holder.spec is not None, holder.plan
+    else:
+        created = isinstance(candidate, DeploymentSpec) and there is None
+    add(plan.failed_canary if created else "keep", name, "after a roll-back")
     return tuple(changes)
 
 
@@ -211,5 +225,5 @@ def _extra_replicas(candidate: str | DeploymentSpec, there: Deployment | None) -
     """Replicas that would run only for the rollout; those of a deployment that runs anyway are none."""
     if there is not None and there.status not in _ASLEEP:
         return 0
-    scaling = candidate.autoscaling if isinstance(candidate, DeploymentSpec) else there.autoscaling if there else None
+    scaling = there.autoscaling if there else candidate.autoscaling if isinstance(candidate, DeploymentSpec) else None
     return max(1, scaling.min_replicas or 0) if scaling else 1

@@ -6,7 +6,8 @@
     POST   /v1/deployments/{id}/scale            {"replicas": n} or {"autoscaling": {...}}
     POST   /v1/deployments/{id}/stop|start|wake
     GET    /v1/deployments/{id}/logs?tail=100    {"lines": [...]}
-    GET    /v1/deployments/{id}/activity         {"idle_seconds": s | null, "in_flight": n}
+    GET    /v1/deployments/{id}/activity         {"idle_seconds": s | null, "in_flight": n,
+                                                 "watched_seconds": s | null}, see `Routing.activity`
     GET    /v1/endpoints
     GET    /v1/endpoints/{name}                  PUT {"arms": [...], "sticky_header", "shadow",
                                                  "expected_epoch"}, DELETE

@@ -142,9 +142,12 @@ class NodeClient:
         return [str(line) for line in answer["lines"]]
 
     async def idle_seconds(self, deployment_id: str) -> float | None:
-        """Seconds since a request to it ended; 0 while one is in flight; None if there was none yet."""
-        answer = await self._call("GET", f"/v1/deployments/{_quoted(deployment_id)}/activity")
-        return None if answer["idle_seconds"] is None else float(answer["idle_seconds"])
+        """Seconds since a request to it ended; 0 while one is in flight.
+
+        If there was none yet: so long the node has watched for one, since it has started or knows the deployment. None
+        when it may have missed one: then nobody knows.
+        """
+        return _idle(await self._call("GET", f"/v1/deployments/{_quoted(deployment_id)}/activity"))
 
     # --- endpoints -------------------------------------------------------------------------------------------------
 
@@ -200,8 +203,7 @@ class NodeClient:
 
     async def arm_idle_seconds(self, arm_id: str) -> float | None:
         """As `idle_seconds`, of a deployment at a provider: what came through this gateway. Raises NotFound."""
-        answer = await self._call("GET", f"/v1/arms/{_quoted(arm_id)}/activity")
-        return None if answer["idle_seconds"] is None else float(answer["idle_seconds"])
+        return _idle(await self._call("GET", f"/v1/arms/{_quoted(arm_id)}/activity"))
 
     async def delete_arm(self, arm_id: str) -> None:
         """Let the node forget an arm and its credentials; one that is gone is no error."""
@@ -341,3 +343,9 @@ def _read_error(response: httpx.Response) -> Problem:
 def _as_invalid_input(problem: Problem) -> InvalidInput:
     fields = problem.parameters or {}
     return InvalidInput(fields.get("field", "body"), fields.get("value"), fields.get("hint", problem.message))
+
+
+def _idle(activity: Mapping[str, Any]) -> float | None:
+    """A node of the former version does not say how long it has watched."""
+    known = activity["idle_seconds"] if activity["idle_seconds"] is not None else activity.get("watched_seconds")
+    return None if known is None else float(known)

@@ -54,6 +54,7 @@ class Routing:
         self._windows = WindowStore(store.connection)
         self._gateway: Gateway | None = None
         self._applied: DataPlane | None = None
+        self._watched: dict[str, float] = {}
         self._turn, self._counting, self._dirty = asyncio.Lock(), asyncio.Lock(), asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -70,7 +71,7 @@ class Routing:
         state = self._state()
         await gateway.start(state)
         self._gateway = gateway
-        self._applied = state
+        self._is_applied(state)
         self._store.put(_GATEWAY_PORT, gateway.url.rpartition(":")[2])
         work = (gateway.watch(), self._publish_whenever_dirty(), self._count_now_and_then())
         self._tasks = [asyncio.create_task(task) for task in work]
@@ -114,7 +115,12 @@ class Routing:
                 self._applied = None
                 self._dirty.set()
                 raise
-            self._applied = state
+            self._is_applied(state)
+
+    def _is_applied(self, state: DataPlane) -> None:
+        now = time.time()
+        self._watched = {upstream.name: self._watched.get(upstream.name, now) for upstream in state.upstreams}
+        self._applied = state
 
     async def drain(self, upstream: str, server: str, timeout: float) -> None:
         """Send no new requests to a replica, and wait until those in flight are answered, or the time is over."""
@@ -126,12 +132,23 @@ class Routing:
             _log.warning("%s of %s could not be drained: %s", server, upstream, error)
 
     async def activity(self, upstream: str) -> dict[str, Any]:
-        """Seconds since a request ended (0 while one is in flight, None if there was none), and requests in flight."""
+        """Seconds since a request ended (0 while one is in flight, None if there was none), and requests in flight.
+
+        `watched_seconds`: where there was none, for how long there was surely none, as this node has watched since it
+        started or since it knows the upstream. None when one may have been missed: the proxy counted one that the log
+        does not have, or somebody has deleted the log.
+        """
         in_flight = await self._running.in_flight(upstream)
+        _, counted = await self._running.responses()
         await self._count()
-        last = self._windows.last_request(upstream)
-        idle = None if last is None else max(0.0, time.time() - last)
-        return {"idle_seconds": 0.0 if in_flight else idle, "in_flight": in_flight}
+        last, now = self._windows.last_request(upstream), time.time()
+        if last is not None or in_flight:
+            idle = 0.0 if in_flight or last is None else max(0.0, now - last)
+            return {"idle_seconds": idle, "in_flight": in_flight, "watched_seconds": None}
+        surely = counted.get(upstream) == 0 and all(log.exists() for log in self._running.logs)
+        since = self._watched.get(upstream) if surely else None
+        watched = None if since is None else max(0.0, now - since)
+        return {"idle_seconds": None, "in_flight": 0, "watched_seconds": watched}
 
     async def windows(self, endpoint: str, after: int, since: float) -> tuple[list[EndpointWindow], int]:
         """What the arms experienced since a cursor and a time, up to this moment, and the next cursor."""

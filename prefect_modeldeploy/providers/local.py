@@ -9,7 +9,6 @@ The node speaks our vocabulary already, so there is nothing to translate:
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -96,11 +95,8 @@ class LocalClient(ServingClient):
         return await self._node.logs(deployment_id, tail=tail)
 
     async def idle_seconds(self, deployment_id: str) -> float | None:
-        """Seconds since a request ended; 0 while one is in flight. Without any, the node knows: since the creation."""
-        idle = await self._node.idle_seconds(deployment_id)
-        if idle is None and (created := (await self._node.get_deployment(deployment_id)).created_at):
-            return max(0.0, (datetime.now(UTC) - created).total_seconds())
-        return idle
+        """Seconds since a request ended; 0 while one is in flight. Without any: since the node watches."""
+        return await self._node.idle_seconds(deployment_id)
 
     def router(self, model: str = "", environment: str = "production") -> TrafficRouter:
         """Return the node's own gateway, which knows endpoints by their names alone."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from prefect_modeldeploy.deployments import Capability, Deployment
 from prefect_modeldeploy.errors import ModelDeployError, NotFound, RolloutError
@@ -71,14 +72,20 @@ async def routes_to(target: DeploymentTarget, deployment_id: str) -> str | None:
     return Surroundings(endpoints, ()).routes(deployment_id)
 
 
-async def idle_seconds(target: DeploymentTarget, client: ServingClient, deployment_id: str) -> float | None:
-    """Seconds since the last request that the provider or the target's gateway has seen; None when neither knows."""
-    seen = [await client.idle_seconds(deployment_id)] if client.can(Capability.METRICS) else []
+async def idle_seconds(target: DeploymentTarget, client: ServingClient, deployment: Deployment) -> float | None:
+    """Seconds without a request, as the provider or the target's gateway has seen; None when neither knows.
+
+    Where there never was a request: since they watch for one. Nothing is idle for longer than it exists.
+    """
+    seen = [await client.idle_seconds(deployment.id)] if client.can(Capability.METRICS) else []
     if target.gateway is not None and client.provider != "local":
         async with target.gateway.get_client() as node:
             with suppress(NotFound):  # the gateway does not route to it
-                seen.append(await node.arm_idle_seconds(deployment_id))
-    return min((seconds for seconds in seen if seconds is not None), default=None)
+                seen.append(await node.arm_idle_seconds(deployment.id))
+    known = [seconds for seconds in seen if seconds is not None]
+    if known and deployment.created_at is not None:
+        known.append(max(0.0, (datetime.now(UTC) - deployment.created_at).total_seconds()))
+    return min(known, default=None)
 
 
 async def prices(

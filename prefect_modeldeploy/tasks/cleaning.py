@@ -133,8 +133,8 @@ class _Clean:
             return "nobody knows how old it is"
         if (age := (now - created).total_seconds()) < self.older_than:
             return f"is only {duration(age)} old"
-        idle = await idle_seconds(self.target, self.client, deployment.id)
-        return f"had a request {duration(idle)} ago" if idle is not None and idle < self.older_than else None
+        idle = await idle_seconds(self.target, self.client, deployment)
+        return f"was idle for only {duration(idle)}" if idle is not None and idle < self.older_than else None
 
     def _has_a_role(self, deployment: Deployment) -> str | None:
         """Why it may serve by ways that no gateway sees; None if it cannot."""

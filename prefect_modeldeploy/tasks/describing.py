@@ -24,7 +24,7 @@ class DeploymentRow(BaseModel):
     status: DeploymentStatus = DeploymentStatus.UNKNOWN
     replicas: int = 0
     routes: str | None = Field(None, description="Which endpoints have it as an arm; None: none that can be looked at.")
-    idle_seconds: float | None = Field(None, description="Since its last request; None when nobody knows.")
+    idle_seconds: float | None = Field(None, description="Without a request; None when nobody knows.")
     cost_per_hour: float | None = Field(None, description="Of all its replicas; None when no price is known.")
     rollout: str | None = Field(None, description="The rollout in flight that it is part of.")
     console_url: str | None = Field(None, description="Where a person looks at it, if the provider says.")
@@ -48,7 +48,7 @@ async def _adescribe_target(target: DeploymentTarget | str) -> list[DeploymentRo
         async def describe(deployment: Deployment) -> DeploymentRow:
             idle, reason = None, deployment.reason
             try:
-                idle = await idle_seconds(target, client, deployment.id)
+                idle = await idle_seconds(target, client, deployment)
             except ModelDeployError as error:
                 reason = reason or f"idle time: {error}"
             replicas = 0 if deployment.status in AT_REST else replicas_of(deployment)

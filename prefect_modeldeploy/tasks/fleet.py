@@ -91,10 +91,10 @@ class _Zero:
             return needed
         if self.idle is None:
             return None
-        idle = await idle_seconds(self.target, self.client, deployment.id)
+        idle = await idle_seconds(self.target, self.client, deployment)
         if idle is None:
             return "nobody knows how long it has been idle"
-        return f"had a request {idle:.0f} s ago" if idle < self.idle else None
+        return f"was idle for only {idle:.0f} s" if idle < self.idle else None
 
     def _needed(self, deployment: Deployment) -> str | None:
         """Why a deployment must not be touched, as things are; None if it may be."""

@@ -8,7 +8,7 @@ import pytest
 from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
 
-from prefect_modeldeploy import CanaryPlan, cli, plan_rollout
+from prefect_modeldeploy import Autoscaling, CanaryPlan, RolloutPreview, cli, plan_rollout
 from prefect_modeldeploy.rollout import Actor, RolloutRecord
 from prefect_modeldeploy.target import client_of
 from prefect_modeldeploy.tasks import _journal
@@ -54,6 +54,48 @@ async def test_steps_times_cost_and_changes_are_told_and_nothing_is_changed(site
     artifact = await Artifact.aget(f"plan-local-{model}")
     assert artifact is not None
     assert "would begin" in str(artifact.data)
+
+
+async def test_what_is_there_already_is_neither_created_nor_let_go_of(site: Site) -> None:
+    """As the rollout itself: whoever has created what bears the spec's name may need it."""
+    site.target.price_per_replica_hour = 3.6
+    spec = site.spec("2", autoscaling=Autoscaling(min_replicas=2, max_replicas=2))
+    async with client_of(site.target) as client, await site.load() as answers:
+        await client.create(spec)
+        async for _ in client.wait([spec.name], lambda deployment: deployment.ready):
+            pass
+        await site.history(answers)
+        runs = await plan_rollout(site.target, spec, QUICK)
+        await client.scale_to_zero(spec.name)
+        sleeps = await plan_rollout(site.target, spec, QUICK)
+        await client.stop(spec.name)
+        stopped = await plan_rollout(site.target, spec, QUICK)
+
+    def of_the_candidate(preview: RolloutPreview) -> set[tuple[str, str]]:
+        assert preview.begins
+        return {(change.when, change.what) for change in preview.changes if change.deployment == spec.name}
+
+    kept = ("after a roll-back", "keep")
+    assert of_the_candidate(runs) == {kept}
+    assert of_the_candidate(sleeps) == {("at the start", "wake"), kept}
+    assert of_the_candidate(stopped) == {("at the start", "start"), kept}
+    costs = [preview.cost.money for preview in (runs, sleeps, stopped) if preview.cost]
+    assert costs[0] == 0
+    assert all(cost for cost in costs[1:])
+    assert any("this very spec" in each for each in runs.assumptions)
+
+
+async def test_what_an_interrupted_rollout_has_created_is_let_go_of_by_its_own_plan(site: Site) -> None:
+    target, spec = site.target, site.spec("2")
+    async with client_of(target) as client:
+        await client.create(spec)
+    facts = {"id": "r", "provider": "local", "model": target.model, "endpoint": target.endpoint, "spec": spec}
+    plan = QUICK.model_copy(update={"failed_canary": "scale_to_zero"})
+    began: Any = {"who": Actor(name="ada"), "canary": spec.name, "plan": plan, "started_at": "2026-01-01T00:00:00Z"}
+    await _journal.save(RolloutRecord.model_validate(facts | began))
+    changes = {(each.when, each.what) for each in (await plan_rollout(target, spec, QUICK)).changes}
+    assert ("after a roll-back", "scale_to_zero") in changes
+    assert ("at the start", "create") not in changes
 
 
 async def test_without_traffic_it_says_so_instead_of_guessing(site: Site) -> None:

@@ -6,11 +6,14 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import stamina
 from prefect.artifacts import Artifact
+from pydantic import SecretStr
 
 from prefect_modeldeploy import DeploymentTarget, scale_to_zero, wake_up
 from prefect_modeldeploy.deployments import Autoscaling, Capability, Deployment, DeploymentStatus
 from prefect_modeldeploy.errors import FleetError
+from prefect_modeldeploy.gateway import Gateway
 from prefect_modeldeploy.target import client_of, register_arms
 from prefect_modeldeploy.tasks._notes import LetGo, Notes
 from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm
@@ -178,17 +181,25 @@ async def test_where_the_provider_measures_nothing_the_gateway_knows_how_idle_it
         await register_arms(target, [arm])
         stable = EndpointArm(name="stable", upstream=arm, weight=100)
         await site.node.put_endpoint(Endpoint(name=target.endpoint, arms=(stable,)))
-        [row] = await scale_to_zero([target], only_if_idle_seconds=0.2)
-        assert row.reason == "nobody knows how long it has been idle"
-
-        answer = await site.ask(await site.url(target.endpoint), {"x": 1})
-        assert answer.status_code == 200, answer.text
-        [row] = await scale_to_zero([target], only_if_idle_seconds=300)
-        assert row.reason.startswith("had a request")
 
         async def idle() -> bool:
             await asyncio.sleep(0.1)
             return (await site.node.arm_idle_seconds(arm) or 0.0) > 0.3
+
+        [row] = await scale_to_zero([target], only_if_idle_seconds=300)
+        assert (row.action, row.reason[:17]) == ("kept", "was idle for only")
+        away = target.model_copy(update={"gateway": Gateway(url="http://127.0.0.1:1", token=SecretStr("t" * 32))})
+        with pytest.raises(FleetError), stamina.set_testing(True):  # one that cannot be asked says nothing
+            await scale_to_zero([away], only_if_idle_seconds=0.0)
+        assert (await all_of(target))[arm].status is DeploymentStatus.READY
+        await eventually(idle)  # though it never had a request
+        [row] = await scale_to_zero([target], only_if_idle_seconds=0.3, dry_run=True)
+        assert row.action == "scaled_to_zero"
+
+        answer = await site.ask(await site.url(target.endpoint), {"x": 1})
+        assert answer.status_code == 200, answer.text
+        [row] = await scale_to_zero([target], only_if_idle_seconds=300)
+        assert row.reason.startswith("was idle for only")
 
         await eventually(idle)
         [row] = await scale_to_zero([target], only_if_idle_seconds=0.3)

@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from prefect_modeldeploy.errors import Conflict, InvalidInput, NotFound, ProviderUnavailable
 from prefect_modeldeploy.local.autostart import ensure_node
 from prefect_modeldeploy.local.client import NodeClient
+from prefect_modeldeploy.traffic.access_log import ACCESS_LOG
 from prefect_modeldeploy.traffic.arm import Grant, RemoteArm
 from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm
 from prefect_modeldeploy.traffic.envelope import Envelope
@@ -145,7 +146,6 @@ async def test_the_gateway_knows_how_idle_an_arm_is(node: RunningNode, adapter: 
     async with vendor() as there:
         arm = there.arm(f"idle/{adapter is None}", adapter=adapter)
         url = await put(node, "idle", stable=(arm, 100.0))
-        assert await node.client.arm_idle_seconds(arm.id) is None
         assert (await node.http.post(url, json={"x": 1})).status_code == 200
         first = await node.client.arm_idle_seconds(arm.id)
         assert first is not None
@@ -156,6 +156,43 @@ async def test_the_gateway_knows_how_idle_an_arm_is(node: RunningNode, adapter: 
         await eventually(later)
         with pytest.raises(NotFound, match="no arm 'other/1'"):
             await node.client.arm_idle_seconds("other/1")
+
+
+async def test_without_any_request_it_is_idle_since_the_node_watches_and_never_when_one_may_be_missed(
+    own_node: RunningNode,
+) -> None:
+    async with vendor() as there:
+        put_at = time.monotonic()
+        url = await put(own_node, "quiet", stable=(there.arm("quiet"), 100.0))
+        await own_node.deploy("here", "toy_models:echo")
+
+        async def idle(client: NodeClient) -> tuple[float | None, float | None]:
+            return await client.arm_idle_seconds("quiet"), await client.idle_seconds("here")
+
+        async def for_a_while() -> bool:
+            return all(seconds is not None and seconds > 0.5 for seconds in await idle(own_node.client))
+
+        await eventually(for_a_while)
+        assert max(await idle(own_node.client)) <= time.monotonic() - put_at
+
+        killed_at = time.monotonic()  # what comes while no node lives may be lost with the log
+        os.kill(own_node.info.pid, signal.SIGKILL)
+        await no_process(own_node.info.pid)
+        info = await ensure_node(own_node.home)
+        async with NodeClient(info.control_url, own_node.home.token()) as client:
+            arm, deployment = await idle(client)
+            assert arm is not None
+            assert deployment is not None
+            assert max(arm, deployment) <= time.monotonic() - killed_at
+
+            log = own_node.home.gateway / ACCESS_LOG
+            log.unlink()
+            assert await idle(client) == (None, None)
+            assert (await own_node.http.post(url, json={})).is_success
+            log.touch()  # the proxy still writes to the one that is gone
+            arm, deployment = await idle(client)
+            assert arm is None
+            assert deployment is not None
 
 
 async def test_the_credentials_of_an_arm_are_forgotten_with_its_last_use(own_node: RunningNode) -> None:

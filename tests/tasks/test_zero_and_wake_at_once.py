@@ -204,3 +204,14 @@ async def test_what_begins_while_the_idleness_is_asked_for_keeps_its_deployments
     )
     assert shelf.settings == SETTINGS
     assert await Notes(LetGo, target.endpoint).all() == {}
+
+
+async def test_nothing_is_idle_for_longer_than_it_exists(shelf: Shelf) -> None:
+    """What had its name before may have been measured."""
+    target = new_target()
+    shelf.one = shelf.one.model_copy(update={"created_at": datetime.now(UTC) - timedelta(seconds=100)})
+    [row] = await fleet.ascale_target_to_zero.fn(target, only_if_idle_seconds=300)
+    assert row.action == "kept"
+    assert row.reason.startswith("was idle for only 10")
+    [row] = await fleet.ascale_target_to_zero.fn(target, only_if_idle_seconds=60)
+    assert row.action == "scaled_to_zero"
