@@ -218,9 +218,9 @@ def show_rollout(
     json: Json = False,
 ) -> None:
     """Show where the latest rollout of an endpoint stands, who started it and why. Exit code 3 when there was none."""
-    from prefect_modeldeploy import orders
+    from prefect_modeldeploy.tasks import _journal
 
-    record = asyncio.run(orders.latest_rollout(endpoint))
+    record = asyncio.run(_journal.latest(endpoint))
     if record is None:
         _complain(f"{endpoint} has had no rollout")
         sys.exit(3)

@@ -11,7 +11,6 @@ from prefect.events.schemas.events import Resource
 from prefect.exceptions import FlowPauseTimeout, NotPausedError, ObjectNotFound
 from prefect.flow_runs import aresume_flow_run
 from prefect.states import Cancelling
-from pydantic import ValidationError
 
 from prefect_modeldeploy.errors import InvalidInput, RolloutError
 from prefect_modeldeploy.rollout import Decision, Order, Phase, RolloutRecord
@@ -23,26 +22,13 @@ ORDERS: tuple[Order, ...] = get_args(Order)
 `rollout`, at which `step`: then no other one obeys."""
 
 
-async def latest_rollout(endpoint: str) -> RolloutRecord | None:
-    """The record of the endpoint's latest rollout; None if there never was one.
-
-    Raises:
-        RolloutError: What is kept there is no record.
-    """
-    try:
-        return await _journal.latest(endpoint)
-    except ValidationError as error:
-        variable = _journal.variable_name(endpoint)
-        raise RolloutError(f"the variable {variable} holds no record that can be read; delete it") from error
-
-
 async def open_rollout(endpoint: str) -> RolloutRecord:
     """The record of the endpoint's rollout.
 
     Raises:
         InvalidInput: None is open there.
     """
-    record = await latest_rollout(endpoint)
+    record = await _journal.latest(endpoint)
     if record is None or record.phase is Phase.ENDED:
         raise InvalidInput("endpoint", endpoint, "has no open rollout")
     return record

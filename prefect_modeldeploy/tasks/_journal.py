@@ -2,6 +2,7 @@
 
 from prefect.events import emit_event
 from prefect.variables import Variable
+from pydantic import ValidationError
 
 from prefect_modeldeploy.errors import RolloutError
 from prefect_modeldeploy.rollout import Phase, RolloutRecord
@@ -84,9 +85,10 @@ async def _read(name: str) -> RolloutRecord | None:
     saved = await Variable.aget(name)
     if saved is None:
         return None
-    if not isinstance(saved, str):
-        raise RolloutError(f"the variable {name} holds no record; delete it")
-    return RolloutRecord.model_validate_json(saved)
+    try:
+        return RolloutRecord.model_validate_json(str(saved))
+    except ValidationError as error:
+        raise RolloutError(f"the variable {name} holds no record that can be read; delete it") from error
 
 
 def _name_of_ended(endpoint: str) -> str:
