@@ -17,12 +17,16 @@ from prefect_modeldeploy import (
     Gateway,
     LocalServing,
     canary_rollout,
+    clean_up_orphans,
+    fleet_report,
     promote_to_production,
+    roll_back,
     scale_to_zero,
     wake_up,
 )
 from prefect_modeldeploy.errors import ProviderUnavailable
 from prefect_modeldeploy.local.autostart import ensure_node, stop_node
+from prefect_modeldeploy.local.client import NodeClient
 from prefect_modeldeploy.local.home import Home
 from prefect_modeldeploy.providers.matrix import fit
 from prefect_modeldeploy.target import client_of, router_of
@@ -59,9 +63,9 @@ async def arms_of(target: DeploymentTarget) -> dict[str, tuple[str, float]]:
         return {arm.name: (arm.upstream, arm.weight) for arm in (await router.get_endpoint(name)).arms}
 
 
-async def served_by(url: str, requests: int = 60) -> Counter[str]:
+async def served_by(url: str, requests: int = 60, what: str = "replica") -> Counter[str]:
     async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
-        return Counter([(await http.post(url, json={})).json()["replica"] for _ in range(requests)])
+        return Counter([(await http.post(url, json={})).json()[what] for _ in range(requests)])
 
 
 async def test_a_good_canary_is_promoted_and_nothing_is_lost(host: Host, target: DeploymentTarget) -> None:
@@ -123,6 +127,45 @@ async def test_what_serves_is_scaled_updated_and_crashes_and_nothing_is_lost(
     assert {one.status for one in host.containers()} == {"exited"}
     await wake_up([target])
     assert len(await served_by(url)) == 2, "no request wakes them, the flow does"
+
+
+async def test_the_former_version_serves_again_and_what_nothing_routes_to_is_found_and_removed(
+    host: Host, target: DeploymentTarget
+) -> None:
+    former, newer = host.spec("1", autoscaling=Autoscaling(min_replicas=2)), host.spec("2")
+    for spec in (former, newer):
+        record = await promote_to_production(target, spec)
+        assert record.outcome == "promoted", record.reason
+    url, routes = await url_of(target), f"{host.model}: stable 100 %"
+    assert await served_by(url, what="version") == {"2": 60}
+    async with load(url, rate=100, body=BODY) as answers:
+        await eventually(lambda: answers.count > 50)
+        back = await roll_back(target, note="odd answers")
+        assert (back.kind, back.outcome, back.canary) == ("roll_back", "promoted", former.name), back.reason
+        assert await served_by(url, what="version") == {"1": 60}
+    assert answers.failures == []
+
+    assert {row.deployment: (row.status, row.replicas, row.routes) for row in await fleet_report([target])} == {
+        former.name: ("READY", 2, routes),
+        newer.name: ("STOPPED", 0, None),
+    }
+    [kept, orphan] = await clean_up_orphans([target], older_than_seconds=0)
+    assert (kept.deployment, kept.action, kept.reason) == (former.name, "kept", f"routed by {routes}")
+    assert (orphan.deployment, orphan.action) == (newer.name, "orphan")
+    assert orphan.reason == "nothing routes to it; it is STOPPED"
+    assert host.names() == ["g1-r0", "g1-r1", "g1-r0"], "it was only reported"
+    young = await clean_up_orphans([target], action="delete")
+    assert {row.action for row in young} == {"kept"}, "it was in a rollout a moment ago"
+    gone = await clean_up_orphans([target], action="delete", older_than_seconds=0)
+    assert [(row.deployment, row.action) for row in gone] == [(former.name, "kept"), (newer.name, "deleted")]
+    assert host.names() == ["g1-r0", "g1-r1"]
+    assert await served_by(url, what="version") == {"1": 60}
+
+    async with router_of(target) as (router, name):
+        assert isinstance(router, NodeClient)
+        await router.delete_endpoint(name)
+    await clean_up_orphans([target], action="delete", older_than_seconds=0)
+    assert host.containers() == [], "nothing is left once nobody needs it"
 
 
 async def test_a_container_and_a_replica_of_the_node_share_an_endpoint(
