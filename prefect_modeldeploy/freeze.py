@@ -32,6 +32,6 @@ class FreezeCalendar(Block):
     windows: tuple[FreezeWindow, ...] = Field((), description="The times in which production stays as it is.")
     when_frozen: Literal["refuse", "hold"] = Field(
         "refuse",
-        description="What becomes of a rollout that is started in them: it is refused, or it prepares the canary and "
-        "holds before traffic moves. One that is under way holds between its steps in either case.",
+        description="What becomes of a rollout that is started in these times. refuse: it does not begin. hold: it "
+        "prepares the canary, and waits before traffic moves. One that is under way waits between its steps anyway.",
     )

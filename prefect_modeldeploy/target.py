@@ -30,10 +30,10 @@ class DeploymentTarget(Block):
     """Names what tasks and flows work on, so that they need only one parameter.
 
     Attributes:
-        credentials: Block of the provider.
         model: Name or id of the model at the provider.
         endpoint: Name of the stable address that clients call.
         environment: Role, such as production.
+        credentials: Block of the provider.
         gateway: What splits the traffic.
         other_credentials: Block of a second provider, to move from one to another.
         sample: Request for the preflight of rollouts.
@@ -56,13 +56,14 @@ class DeploymentTarget(Block):
     _documentation_url = "https://github.com/prefect-modeldeploy/prefect-modeldeploy#blocks"  # type: ignore[assignment]
     _description = "One model in one environment behind one endpoint, on one provider: what a rollout is about."
 
-    credentials: Credentials = Field(description="Block of the provider that serves the model.")
+    # The order is the form's. At the top, Prefect's UI lays a card over the last of so many kinds of credentials.
     model: str = Field(min_length=1, description="Name or id of the model at the provider.")
     endpoint: str = Field(
         pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
         description="Name of the stable address that clients call: lower-case letters, digits and dashes.",
     )
     environment: str = Field("production", description="Role that the endpoint has, such as production.")
+    credentials: Credentials = Field(description="Block of the provider that serves the model.")
     gateway: Gateway | None = Field(
         None,
         title="Gateway",

@@ -38,7 +38,9 @@ class FreezeWindow(BaseModel):
     )
     first_day: date | None = Field(None, description="The first day on which it can begin. None: any.")
     last_day: date | None = Field(None, description="The last day on which it can begin, included. None: any.")
-    time_zone: Annotated[str, AfterValidator(_known)] = Field("UTC", description="Such as Europe/Berlin.")
+    time_zone: Annotated[str, AfterValidator(_known)] = Field(
+        "UTC", description="Time zone of these days and times, such as Europe/Berlin."
+    )
 
     @model_validator(mode="after")
     def _sensible(self) -> "FreezeWindow":

@@ -52,14 +52,14 @@ class BasetenMetrics(Block):
     _description = "Judges rollouts by what Baseten counted, instead of the gateway's own measurements."
 
     credentials: BasetenCredentials = Field(
-        title="Credentials", description="Of the workspace in which both deployments are."
+        title="Credentials", description="Block with a key of the workspace in which both deployments are."
     )
     window_seconds: int = Field(60, ge=1, description="Length of a window, in seconds: the vendor counts by minutes.")
     delay_seconds: float = Field(
         LAG_SECONDS,
         ge=0,
-        description="After so long the figures of a moment are final, in seconds: Baseten was seen to lag by one to "
-        "three minutes. Too short, and requests are missed.",
+        description="Seconds after which the figures of a moment are final: Baseten was seen to lag by one to three "
+        "minutes. Too few, and requests are missed.",
     )
 
     @asynccontextmanager

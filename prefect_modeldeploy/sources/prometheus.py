@@ -66,7 +66,8 @@ class PrometheusMetrics(Block):
     url: str = Field(description="Address of Prometheus, such as https://prometheus.example.com.")
     requests: str = Field(
         description="Series selector of the counters of an arm's requests, such as "
-        'http_requests_total{deployment="$deployment",status!~"401|403|429"}.'
+        'http_requests_total{deployment="$deployment",status!~"401|403|429"}; $deployment, $version and $arm are the '
+        "arm's own."
     )
     failures: str = Field(
         description="Series selector of the counters of those that failed, such as "

@@ -61,7 +61,9 @@ class BasetenCredentials(ServingCredentials):
         PREDICT_TIMEOUT_SECONDS, gt=0, description="Seconds that one prediction may take, waking from zero included."
     )
     visible_seconds: float = Field(
-        VISIBLE_SECONDS, ge=0, description="Seconds for which something new may not be found at Baseten."
+        VISIBLE_SECONDS,
+        ge=0,
+        description="Seconds for which Baseten is asked again for what it does not find: it may be new.",
     )
 
     @field_validator("api_key")

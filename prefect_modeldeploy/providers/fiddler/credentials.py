@@ -50,7 +50,7 @@ class FiddlerCredentials(ServingCredentials):
     client_class: ClassVar[type[ServingClient]] = FiddlerClient
 
     base_url: str = Field(description="Root of the Fiddler server, such as https://acme.fiddler.ai; it takes no path.")
-    token: SecretStr = Field(min_length=1, description="API token: Settings, Credentials in Fiddler.")
+    token: SecretStr = Field(min_length=1, description="API token, from Settings, Credentials in Fiddler.")
     project: str | None = Field(
         None, description="Name or UUID of the project of the models. Needed to create the first version of a model."
     )

@@ -57,7 +57,7 @@ class FoundryCredentials(ServingCredentials):
     base_url: str = Field(
         description="Address of the stack, such as https://example.palantirfoundry.com; without /api."
     )
-    token: SecretStr | None = Field(None, description="A user's token. Instead: client_id and client_secret.")
+    token: SecretStr | None = Field(None, description="A user's token. Instead: Client Id and Client Secret.")
     client_id: str | None = Field(None, description="Id of an OAuth2 application, for client credentials.")
     client_secret: SecretStr | None = Field(None, description="Secret of that application.")
     scopes: list[str] = Field(

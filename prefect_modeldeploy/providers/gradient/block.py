@@ -59,7 +59,9 @@ class GradientCredentials(ServingCredentials):
         None, description="Id of the project of the deployments. Needed to create; None lists the whole team's."
     )
     api: Literal["rest", "graphql"] = Field(
-        "rest", description="REST v1 is current. The vendor says that GraphQL is no longer available since 2024-07-15."
+        "rest",
+        description="Which API. rest: v1, the current one. graphql: no longer available since 2024-07-15, says the "
+        "vendor.",
     )
     base_url: str | None = Field(
         None, description=f"Address of the API. None: {REST_URL}, or {GRAPHQL_URL} for GraphQL."

@@ -73,8 +73,8 @@ class ScaleCredentials(ServingCredentials):
     )
     probe: Annotated[dict[str, Any] | None, WithJsonSchema({})] = Field(
         default_factory=dict,
-        description="JSON of a request that a V4 deployment must answer before a wait believes that it is ready, as "
-        "any answer of the model. null: the vendor's word is enough.",
+        description="JSON of a request that a V4 deployment must answer (400 or 422 will do) before a wait believes "
+        "that it is ready. null: the vendor's word is enough.",
     )
     allow_http: bool = Field(False, description="Allow plain http to other machines: the API key is sent in clear.")
 
