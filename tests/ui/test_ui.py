@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 import pytest_asyncio
@@ -13,11 +13,18 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.filters import EventFilter, EventResourceFilter
 from prefect.exceptions import ObjectNotFound
 
-from prefect_modeldeploy import DeploymentTarget, LocalServing, promote_to_production
+from prefect_modeldeploy import BasetenCredentials, DeploymentTarget, LocalServing, promote_to_production
+from prefect_modeldeploy.providers import Credentials
 from prefect_modeldeploy.target import client_of
 from tests.conftest import eventually
 from tests.flows.conftest import MODELS, Site
+from tests.test_package import BLOCKS
 from tests.ui.pages import Pages
+
+if TYPE_CHECKING:
+    from playwright.async_api import Locator
+
+SECRET = "planted-5ecret-value"
 
 pytestmark = [pytest.mark.ui, pytest.mark.timeout(300)]
 
@@ -57,6 +64,8 @@ async def test_blocks_are_made_in_the_browser(pages: Pages, home: Path) -> None:
 
     await pages.open("blocks/catalog/deployment-target/create")
     await pages.page.get_by_label("Name", exact=True).fill("by-hand")
+    for provider in reversed(get_args(Credentials)):  # nothing lies over any of them
+        await pages.choose("Credentials", provider.__name__)
     await pages.pick_block("Credentials", "by-hand")
     await pages.fill("Model", "iris")
     await pages.fill("Endpoint", "iris")
@@ -71,6 +80,42 @@ async def test_blocks_are_made_in_the_browser(pages: Pages, home: Path) -> None:
     assert (target.environment, target.sample, target.gateway) == ("production", [1.0], None)
     async with client_of(target) as client:
         assert await client.find(model="iris") == []
+
+
+async def test_the_form_of_every_block_says_of_every_field_what_it_means(pages: Pages) -> None:
+    for block in BLOCKS:
+        slug, form = block.get_block_type_slug(), block.model_json_schema()
+        await pages.open(f"blocks/catalog/{slug}/create")
+        await all_described(pages, form, form.get("$defs", {}))
+        await pages.page.get_by_text(block.get_description(), exact=True).first.wait_for()
+        assert await pages.page.get_by_text("Field", exact=True).count() == 0, slug
+        await pages.picture(f"new-{slug}")
+
+
+async def test_a_secret_is_typed_in_the_browser_not_shown_again_and_kept_when_the_block_is_changed(
+    pages: Pages,
+) -> None:
+    await pages.open("blocks/catalog/baseten-credentials/create")
+    await pages.page.get_by_label("Name", exact=True).fill("baseten-by-hand")
+    await pages.fill("Api Key", SECRET)
+    await pages.fill("Predict Timeout Seconds", 45)
+    assert await pages.field("Api Key").locator("input").get_attribute("type") == "password"
+    await pages.page.get_by_role("button", name="Save").click()
+    await pages.page.get_by_text("Paste this snippet").wait_for()
+
+    block = await BasetenCredentials.aload("baseten-by-hand")
+    assert (block.api_key.get_secret_value(), block.predict_timeout_seconds) == (SECRET, 45.0)
+    await pages.open(f"blocks/block/{block._block_document_id}")
+    await pages.page.get_by_text("*" * 8, exact=True).wait_for()
+    await pages.picture("block-baseten-credentials")
+    assert SECRET not in await pages.page.content()
+
+    await pages.open(f"blocks/block/{block._block_document_id}/edit")
+    await pages.fill("Predict Timeout Seconds", 60)
+    await pages.page.get_by_role("button", name="Save").click()
+    await pages.page.get_by_text("Paste this snippet").wait_for()
+    block = await BasetenCredentials.aload("baseten-by-hand")
+    assert (block.api_key.get_secret_value(), block.predict_timeout_seconds) == (SECRET, 60.0), "kept, unseen"
 
 
 async def test_the_canary_form_says_of_every_field_what_it_means(pages: Pages, canary: DeploymentResponse) -> None:
@@ -91,13 +136,19 @@ async def test_the_canary_form_says_of_every_field_what_it_means(pages: Pages, c
         "approval": definitions["Approval"],
     }
     for title, form in forms.items():
-        within = pages.field(title) if title else None
-        for field in form["properties"].values():
-            shown = pages.field(field["title"], within)
-            described = field.get("description") or definitions[field["$ref"].rpartition("/")[2]]["description"]
-            await shown.get_by_text(described, exact=True).first.wait_for()
+        await all_described(pages, form, definitions, pages.field(title) if title else None)
     assert await pages.page.get_by_text("Field", exact=True).count() == 0
     await pages.picture("canary-form")
+
+
+async def all_described(
+    pages: Pages, form: dict[str, Any], definitions: dict[str, Any], within: "Locator | None" = None
+) -> None:
+    """Every field of a form is shown, by its title, and with its description."""
+    for field in form["properties"].values():
+        shown = pages.field(field["title"], within)
+        described = field.get("description") or definitions[field["$ref"].rpartition("/")[2]]["description"]
+        await shown.get_by_text(described, exact=True).first.wait_for()
 
 
 async def test_wrong_input_is_refused_before_there_is_a_run(pages: Pages, canary: DeploymentResponse) -> None:
