@@ -73,16 +73,24 @@ async def _run_of(record: RolloutRecord) -> tuple[UUID | None, State | None]:
             return None, None
 
 
+def _is_gone(record: RolloutRecord, state: State | None) -> bool:
+    """Whether surely nobody drives a rollout. Who runs outside of Prefect cannot be asked."""
+    if record.driver is None:
+        return True
+    # One that Prefect has failed because its pause was over may be alive, and goes on.
+    return record.driver.flow_run is not None and (state is None or (state.is_final() and not state.is_failed()))
+
+
 async def order(endpoint: str, what: Order, reason: str = "") -> RolloutRecord:
     """Tell the run that drives a rollout to `abort`, `skip` the rest of the step, or `promote-fully`.
 
     A run that is suspended until a person answers has no process that could hear: `abort` is its answer then. One that
     was answered, and is to be started again, has none yet: `abort` cancels it, and `reconcile-rollouts` turns the
-    rollout back. A rollout whose run is gone hears nothing either: `roll_back` and `reconcile-rollouts` are for that.
+    rollout back.
 
     Raises:
         InvalidInput: The endpoint has no open rollout.
-        RolloutError: It is suspended, and waits for an answer; or its run is about to be started again.
+        RolloutError: It is suspended, and waits for an answer; or its run is about to be started again; or it is gone.
     """
     record = await open_rollout(endpoint)
     run, state = await _run_of(record)
@@ -96,6 +104,11 @@ async def order(endpoint: str, what: Order, reason: str = "") -> RolloutRecord:
         async with get_client() as client:  # if it starts in this moment: a cancellation is obeyed then as well
             await client.set_flow_run_state(run, Cancelling(message=f"aborted by {this_user()}: {reason}"))
         return record
+    if _is_gone(record, state):
+        raise RolloutError(
+            f"the rollout of {endpoint} has no run now that could hear: the flow roll-back turns it back, "
+            "reconcile-rollouts brings it to its end"
+        )
     event = Event(
         event=f"modeldeploy.rollout.{what}",
         resource=Resource(

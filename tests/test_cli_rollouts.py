@@ -221,6 +221,8 @@ waiting, scheduled = partial(begun, waits), partial(begun, Scheduled)
         (begun, ["approve", "*"], 1, "waits for nobody now (at READY)"),
         (let_go, ["approve", "*"], 1, "reconcile-rollouts takes it up again"),
         (deleted_run, ["approve", "*"], 1, "reconcile-rollouts takes it up again"),
+        (let_go, ["order", "*", "abort"], 1, "has no run now that could hear"),
+        (deleted_run, ["order", "*", "abort"], 1, "has no run now that could hear"),
         (scheduled, ["order", "*", "skip"], 1, "about to start again"),
         (unreadable, ["rollout", "*"], 1, "holds no record that can be read; delete it"),
         (waiting, ["approve", "*", "--decision", "ship-it"], 2, '"ship-it" for --decision. Choose from: "promote"'),

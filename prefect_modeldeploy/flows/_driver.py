@@ -113,6 +113,10 @@ async def _holding(effect: Effect, record: RolloutRecord, effects: Effects) -> R
     """Do an effect; while its provider cannot be reached, hold everything as it is and try again."""
     give_up = time.monotonic() + PATIENCE_SECONDS
     while True:
+        passed = await effects.let_through(effect, record)
+        if passed.phase is not record.phase:
+            return passed
+        record = passed
         try:
             return await effects(effect, record)
         except (ProviderUnavailable, RateLimited) as error:

@@ -69,13 +69,13 @@ class Effects:
         """Where they say what happens."""
         return self._target.credentials.logger
 
+    async def let_through(self, effect: Effect, record: RolloutRecord) -> RolloutRecord:
+        """Wait until the effect may be done; as `_gates.passed`."""
+        return await _gates.passed(effect, record, self._target)
+
     async def __call__(self, effect: Effect, record: RolloutRecord) -> RolloutRecord:
         """Do the effect and return the record after it."""
-        passed = await _gates.passed(effect, record, self._target)
-        if passed.phase is not record.phase:
-            return passed
-        record, perform = passed, getattr(self, f"_{effect.value}")
-        after: RolloutRecord | None = await perform(record)
+        after: RolloutRecord | None = await getattr(self, f"_{effect.value}")(record)
         return finish(record, effect, now()) if after is None else after
 
     async def _claim(self, record: RolloutRecord) -> RolloutRecord:
@@ -130,8 +130,8 @@ class Effects:
     async def _by_person(self, record: RolloutRecord, gate: str) -> RolloutRecord:
         if gate == "traffic":  # none is split yet
             return answered(record, await ask(record, gate), now())
-        waited, answer = await _gates.watched(record, self._target, ask(record, gate))
-        return waited if answer is None else answered(waited, answer, now())
+        record, answer = await _gates.watched(record, self._target, ask(record, gate))
+        return record if answer is None else answered(record, answer, now())
 
     async def _fill(self, record: RolloutRecord) -> None:
         if record.stable is not None:

@@ -123,7 +123,7 @@ async def watched(
     try:
         await asyncio.wait({opening, judging}, return_when=asyncio.FIRST_COMPLETED)
         if not opening.done():
-            return judging.result(), None
+            return waited(judging.result(), datetime.now(UTC)), None
         await saving  # or it could come after what is saved next
         return waited(record, datetime.now(UTC)), opening.result()
     finally:

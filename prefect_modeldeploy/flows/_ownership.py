@@ -62,10 +62,10 @@ def taken(record: RolloutRecord) -> RolloutRecord:
 async def check(record: RolloutRecord) -> None:
     """Raise StaleEpoch if somebody else drives the endpoint's rollout by now.
 
-    What a driver saves in the very moment in which it is replaced has an epoch that is behind, and replaces nobody.
+    What a driver saves in the very moment in which it is replaced is behind, and replaces nobody.
     """
     saved = await _journal.load(record.endpoint)
-    if saved is not None and saved.driver != record.driver and saved.epoch >= record.epoch:
+    if saved is not None and saved.driver != record.driver and saved.seniority >= record.seniority:
         who = f"the flow run {saved.driver.name}" if saved.driver and saved.driver.name else "another run"
         why = f": {saved.reason}" if saved.reason else ""
         raise StaleEpoch(f"{record.endpoint} was taken over by {who}{why}")
@@ -164,7 +164,7 @@ async def successor(endpoint: str) -> RolloutRecord | None:
     """
     with anyio.move_on_after(_CLAIM_SECONDS):
         while True:
-            record = await _journal.load(endpoint)
+            record = await _journal.latest(endpoint)
             if record is not None and (record.driver is not None or record.phase is Phase.ENDED):
                 return record
             await asyncio.sleep(0.5)

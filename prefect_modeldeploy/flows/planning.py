@@ -86,6 +86,10 @@ class _Refusals(list[Refusal]):
 
 async def _look(target: DeploymentTarget, candidate: str | DeploymentSpec, plan: CanaryPlan) -> RolloutPreview:
     refusals, name, notes = _Refusals(), _start._id_of(candidate), list(ASSUMPTIONS)
+    last = await _journal.latest(target.endpoint)
+    holder = last if last is not None and last.phase is not Phase.ENDED else None
+    if holder is not None and holder.candidate == name:
+        plan = holder.plan  # the flow would go on with it
     if plan.golden_set is not None and (note := await refusals.of(_enough_examples(plan))):
         notes.append(note)
     if plan.promote == "native":
@@ -96,8 +100,6 @@ async def _look(target: DeploymentTarget, candidate: str | DeploymentSpec, plan:
         refusals.add(InvalidInput("target.endpoint", target.endpoint, "serves nothing yet: use promote_to_production"))
     record = await refusals.of(_start.new_record(target, candidate, plan, stable, kind="canary"))
     await refusals.of(_start._check_shares(target, plan))
-    last = await _journal.latest(target.endpoint)
-    holder = last if last is not None and last.phase is not Phase.ENDED else None
     if holder is not None and holder.candidate != name:
         refusals.add(RolloutInProgress(f"{target.endpoint} has an open rollout of {holder.candidate}"))
     there = await refusals.of(_deployment(target, candidate))
@@ -213,10 +215,9 @@ def _changes(
         add("promote", name, "after the promotion")
     if stable is not None:
         add(plan.former, stable.id, "after the promotion")
-    if holder is not None and holder.candidate == name:  # the flow would go on with it, and by its plan
-        created, plan = holder.spec is not None, holder.plan
-    else:
-        created = isinstance(candidate, DeploymentSpec) and there is None
+    created = isinstance(candidate, DeploymentSpec) and there is None
+    if holder is not None and holder.candidate == name:
+        created = holder.spec is not None
     add(plan.failed_canary if created else "keep", name, "after a roll-back")
     return tuple(changes)
 

@@ -70,9 +70,8 @@ async def roll_back(
             if to is not None or last is None or last.kind != "roll_back":
                 raise  # else another run has begun the very same in this moment
         except StaleEpoch as error:
-            taken = await _ownership.successor(target.endpoint)
-            if taken is None or taken.kind == "roll_back" or taken.outcome == "rolled_back":
-                return surrendered(error)  # else it was taken up in this moment to go forward
+            if await _ownership.successor(target.endpoint) is None:
+                return surrendered(error)  # else one of ours has it: that may go forward, or go back to something else
 
 
 async def _roll_back(target: DeploymentTarget, to: str | None, note: str) -> RolloutRecord:

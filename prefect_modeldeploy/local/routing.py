@@ -139,15 +139,16 @@ class Routing:
         does not have, or somebody has deleted the log.
         """
         in_flight = await self._running.in_flight(upstream)
-        _, counted = await self._running.responses()
         await self._count()
         last, now = self._windows.last_request(upstream), time.time()
         if last is not None or in_flight:
             idle = 0.0 if in_flight or last is None else max(0.0, now - last)
             return {"idle_seconds": idle, "in_flight": in_flight, "watched_seconds": None}
+        generation, counted = await self._running.responses()
         surely = counted.get(upstream) == 0 and all(log.exists() for log in self._running.logs)
         since = self._watched.get(upstream) if surely else None
-        watched = None if since is None else max(0.0, now - since)
+        # A worker counts from its own start, which its generation tells, in microseconds.
+        watched = None if since is None else max(0.0, now - max(since, int(generation, 16) / 1e6))
         return {"idle_seconds": None, "in_flight": 0, "watched_seconds": watched}
 
     async def windows(self, endpoint: str, after: int, since: float) -> tuple[list[EndpointWindow], int]:

@@ -166,6 +166,11 @@ class RolloutRecord(BaseModel):
         return (self.ended_at - self.started_at).total_seconds() if self.ended_at else None
 
     @property
+    def seniority(self) -> tuple[datetime, int]:
+        """Greater for a later rollout of the endpoint, and for a later driver of the same one."""
+        return self.started_at, self.epoch
+
+    @property
     def weight(self) -> float:
         """Percent of the requests that the canary is meant to have now."""
         match self.phase:

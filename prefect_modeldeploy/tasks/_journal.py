@@ -1,5 +1,7 @@
 """Where the record of a rollout is kept while it runs: a Prefect variable, readable by hooks and by other machines."""
 
+import json
+
 from prefect.events import emit_event
 from prefect.variables import Variable
 from pydantic import ValidationError
@@ -9,7 +11,10 @@ from prefect_modeldeploy.rollout import Phase, RolloutRecord
 from prefect_modeldeploy.tasks import _notifying, _variables
 
 LARGEST = 5000
-"""Characters that a Prefect variable can hold."""
+"""Characters of JSON that a Prefect variable can hold."""
+
+ROOM = 2000
+"""What a record may grow by while its rollout runs: evidence, reasons, answers."""
 
 
 def variable_name(endpoint: str) -> str:
@@ -23,9 +28,13 @@ def resource_id(record: RolloutRecord) -> str:
 
 
 async def save(record: RolloutRecord) -> RolloutRecord:
-    """Save the record and tell the world where the rollout stands; returns it."""
+    """Save the record and tell the world where the rollout stands; returns it.
+
+    Raises:
+        RolloutError: It is too long.
+    """
     if record.phase is Phase.ENDED:
-        await _variables.put(_name_of_ended(record.endpoint), record.saved())
+        await _put(_name_of_ended(record.endpoint), record)
     await put(record)
     tell(record, record.phase.value.lower().replace("_", "-"), record.reason)
     await _notifying.follow(record)
@@ -33,15 +42,17 @@ async def save(record: RolloutRecord) -> RolloutRecord:
 
 
 async def put(record: RolloutRecord) -> None:
-    """Save the record where everybody looks.
+    """Save the record where everybody looks, and tell nobody. Raises as `save` does."""
+    await _put(variable_name(record.endpoint), record)
 
-    Raises:
-        RolloutError: It is too long.
-    """
+
+async def _put(name: str, record: RolloutRecord) -> None:
     saved = record.saved()
-    if len(saved) > LARGEST:
-        raise RolloutError(f"the record of {record.endpoint} has {len(saved)} characters; {LARGEST} can be saved")
-    await _variables.put(variable_name(record.endpoint), saved)
+    size = len(json.dumps(saved))  # as Prefect measures it
+    if size >= (most := LARGEST - ROOM if record.phase is Phase.PLANNED else LARGEST):
+        longer = "shorten the note, the spec or the plan"
+        raise RolloutError(f"the record of {record.endpoint} has {size} characters of {most}: {longer}")
+    await _variables.put(name, saved)
 
 
 def tell(record: RolloutRecord, what: str, reason: str) -> None:
@@ -78,13 +89,20 @@ async def latest(endpoint: str) -> RolloutRecord | None:
     if record is None or record.phase is Phase.ENDED:
         return record
     ended = await _read(_name_of_ended(endpoint))
-    return ended if ended is not None and ended.id == record.id and ended.epoch > record.epoch else record
+    return ended if ended is not None and ended.seniority > record.seniority else record
 
 
 async def _read(name: str) -> RolloutRecord | None:
     saved = await Variable.aget(name)
-    if saved is None:
-        return None
+    return None if saved is None else read(name, saved)
+
+
+def read(name: str, saved: object) -> RolloutRecord:
+    """The record that a variable holds.
+
+    Raises:
+        RolloutError: It is none.
+    """
     try:
         return RolloutRecord.model_validate_json(str(saved))
     except ValidationError as error:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from prefect_modeldeploy.deployments import Capability, Deployment
-from prefect_modeldeploy.errors import ModelDeployError, NotFound, RolloutError
+from prefect_modeldeploy.errors import ModelDeployError, NotFound
 from prefect_modeldeploy.local.client import NodeClient
 from prefect_modeldeploy.providers.base import ServingClient
 from prefect_modeldeploy.rollout import Phase, RolloutRecord
@@ -63,7 +63,9 @@ async def look_around(target: DeploymentTarget, also: Iterable[str] = ()) -> Sur
     names = {target.endpoint, *also, *(endpoint.name for endpoint in endpoints)}
     saved = await variables(_journal.variable_name(""))
     wanted = {name: saved[name] for name in map(_journal.variable_name, sorted(names)) if name in saved}
-    return Surroundings(endpoints, [_read(name, value) for name, value in wanted.items()], complete)
+    records = [_journal.read(name, value) for name, value in wanted.items()]
+    latest = [(is_open(record) and await _journal.latest(record.endpoint)) or record for record in records]
+    return Surroundings(endpoints, latest, complete)
 
 
 async def routes_to(target: DeploymentTarget, deployment_id: str) -> str | None:
@@ -131,9 +133,3 @@ async def _endpoints(target: DeploymentTarget) -> tuple[list[Endpoint], bool]:
 
 def _shadows(endpoint: Endpoint, arm: str) -> bool:
     return endpoint.shadow is not None and endpoint.shadow.arm == arm
-
-
-def _read(name: str, saved: object) -> RolloutRecord:
-    if not isinstance(saved, str):
-        raise RolloutError(f"the variable {name} holds no record; delete it")
-    return RolloutRecord.model_validate_json(saved)

@@ -231,6 +231,40 @@ async def test_rolling_back_wins_over_who_takes_the_rollout_up_in_the_same_momen
         await _ownership.check(overtakers[0])
 
 
+@pytest.mark.slow
+async def test_a_version_that_is_named_serves_though_another_roll_back_came_in_between(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = site.target.model
+    await promote_to_production(site.target, site.spec("0"))
+    await _stopped_in_the_middle(site)
+    others, second_is_there, first_has_it = [], asyncio.Event(), asyncio.Event()
+
+    async def overtaken(target: DeploymentTarget, turned: RolloutRecord) -> RolloutRecord:
+        """Two that have both read the open record: the one that names a version comes first."""
+        if others:
+            second_is_there.set()
+            await first_has_it.wait()
+            return await _start.take_over(target, turned)
+        others.append(asyncio.create_task(roll_back(site.target)))
+        await second_is_there.wait()
+        taken = await _start.take_over(target, turned)
+        first_has_it.set()
+        await eventually(lambda: _is_driven_by_another(taken), every=0.2)
+        return taken
+
+    monkeypatch.setattr(import_module("prefect_modeldeploy.flows.roll_back"), "take_over", overtaken)
+    back = await roll_back(site.target, to=f"{model}-1")
+    assert (back.kind, back.outcome, back.canary) == ("roll_back", "promoted", f"{model}-1")
+    assert (await others[0]).outcome == "rolled_back"
+    assert await site.arms() == {"stable": (f"{model}-1", 100.0)}
+
+
+async def _is_driven_by_another(record: RolloutRecord) -> bool:
+    saved = await _journal.load(record.endpoint)
+    return saved is not None and saved.driver != record.driver
+
+
 async def _stopped_in_the_middle(site: Site) -> RolloutRecord:
     """Run a rollout up to its first shift, and save its record as if its process had been killed then."""
     plan = QUICK.model_copy(update={"deadline_seconds": 3.0, "on_undecided": "hold"})

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -171,7 +172,7 @@ async def test_what_a_replaced_driver_saves_after_the_end_opens_nothing_again() 
     await _journal.save(ended)
     await _journal.save(old)
     assert await _journal.latest("saved-after") == ended
-    again = old.model_copy(update={"id": "the-next"})
+    again = old.model_copy(update={"id": "the-next", "started_at": old.started_at + timedelta(hours=1)})
     await _journal.save(again)
     assert await _journal.latest("saved-after") == again, "another rollout"
     taken_up = old.model_copy(update={"epoch": 3})
@@ -188,6 +189,10 @@ async def test_where_no_router_refuses_old_epochs_the_record_tells_the_newest_dr
     await _journal.save(new)
     with pytest.raises(StaleEpoch):
         await _ownership.check(old)
+    next_one = new.model_copy(update={"id": "the-next", "started_at": new.started_at + timedelta(hours=1), "epoch": 0})
+    await _journal.save(_ownership.taken(next_one))
+    with pytest.raises(StaleEpoch):
+        await _ownership.check(new)
 
 
 def start(site: Site, directory: Path, point: str, how: str, **plan: object) -> "subprocess.Popen[str]":

@@ -94,6 +94,9 @@ def shelf(monkeypatch: pytest.MonkeyPatch) -> Shelf:
         await shelf.comes("unset")
         saved.pop(name, None)
 
+    async def aget(name: str) -> Any:
+        return saved.get(name)
+
     async def variables(prefix: str) -> dict[str, Any]:
         await shelf.comes("variables")
         return {name: saved[name] for name in sorted(saved) if name.startswith(prefix)}
@@ -104,6 +107,7 @@ def shelf(monkeypatch: pytest.MonkeyPatch) -> Shelf:
         monkeypatch.setattr(module, "variables", variables)
     monkeypatch.setattr(_variables, "put", put)
     monkeypatch.setattr(Variable, "aunset", unset)
+    monkeypatch.setattr(Variable, "aget", aget)
     return shelf
 
 
