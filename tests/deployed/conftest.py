@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import pytest_asyncio
@@ -82,9 +83,9 @@ def worker(deployed: dict[str, str], elsewhere: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-async def site(environment: dict[str, str], home: Path, request: pytest.FixtureRequest) -> Site:
-    """A saved target for each test, with the name of its model."""
-    name = f"m{abs(hash(request.node.name)) % 10**8}"
+async def site(environment: dict[str, str], home: Path) -> Site:
+    """A saved target for each try of a test, with the name of its model."""
+    name = f"m{uuid4().hex[:8]}"
     target = DeploymentTarget(credentials=LocalServing(home=home), model=name, endpoint=name)
-    await target.save(name, overwrite=True)  # a test may be run again
+    await target.save(name)
     return Site(target)

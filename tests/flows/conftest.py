@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest_asyncio
 from prefect.client.orchestration import get_client
@@ -92,9 +93,9 @@ async def new_site(home: Path, prefect_server: None) -> Callable[[str], Site]:
 
 
 @pytest_asyncio.fixture
-async def site(new_site: Callable[[str], Site], request: Any) -> Site:
-    """A target of its own for each test, with version 1 in production."""
-    site = new_site(f"m{abs(hash(request.node.name)) % 10**8}")
+async def site(new_site: Callable[[str], Site]) -> Site:
+    """A target of its own for each test, and for each try of it, with version 1 in production."""
+    site = new_site(f"m{uuid4().hex[:8]}")
     async with client_of(site.target) as client:
         first = await client.create(site.spec("1", "good"))
         async for _ in client.wait([first.id], lambda deployment: deployment.ready):
