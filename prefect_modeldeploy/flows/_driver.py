@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 import anyio
 import httpx
@@ -19,11 +20,12 @@ from prefect_modeldeploy.errors import (
 )
 from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.flows._effects import Effects
-from prefect_modeldeploy.flows._signals import Signals
+from prefect_modeldeploy.flows._signals import Signals, halted
 from prefect_modeldeploy.rollout import (
     ON_THE_WAY_BACK,
     Effect,
     RolloutRecord,
+    StepResult,
     abort,
     expired,
     in_flight,
@@ -84,9 +86,8 @@ async def _run(record: RolloutRecord, effects: Effects, signals: Signals) -> Rol
 
 async def _step(record: RolloutRecord, effect: Effect, effects: Effects, signals: Signals) -> RolloutRecord:
     effects.logger.debug("%s: %s", record.endpoint, effect)
-    await _patiently(lambda: _ownership.check(record), record, effects.logger)
     try:
-        after = await _unless_told(_holding(effect, record, effects), effect, record, signals, effects.logger)
+        after = await _unless_told(_holding(effect, record, effects), record, signals, effects.logger)
     except StaleEpoch:
         raise
     except Exception as error:
@@ -97,7 +98,12 @@ async def _step(record: RolloutRecord, effect: Effect, effects: Effects, signals
                 "and running the flow again goes on from there"
             ) from error
         effects.logger.error("%s: %s failed, rolling back: %s", record.endpoint, effect, _reason(error))
-    return await _save(after, effects, effect)
+    try:
+        return await _save(after, effects, effect, after.steps[len(record.steps) :])
+    except StaleEpoch:
+        if effect is Effect.DEPLOY:
+            await effects.disown(after)
+        raise
 
 
 def _promoted_in_part(record: RolloutRecord, effect: Effect, error: Exception) -> bool:
@@ -110,13 +116,20 @@ def _promoted_in_part(record: RolloutRecord, effect: Effect, error: Exception) -
 
 
 async def _holding(effect: Effect, record: RolloutRecord, effects: Effects) -> RolloutRecord:
-    """Do an effect; while its provider cannot be reached, hold everything as it is and try again."""
+    """Do an effect; while its provider cannot be reached, hold everything as it is and try again.
+
+    However long it was held: nothing is done but by who drives the rollout then, and nothing forward once the red
+    button is pressed.
+    """
     give_up = time.monotonic() + PATIENCE_SECONDS
     while True:
         passed = await effects.let_through(effect, record)
         if passed.phase is not record.phase:
             return passed
         record = passed
+        await _patiently(partial(_ownership.check, record), record, effects.logger)
+        if (back := await halted(record, effects.logger)) is not record:
+            return back
         try:
             return await effects(effect, record)
         except (ProviderUnavailable, RateLimited) as error:
@@ -124,19 +137,16 @@ async def _holding(effect: Effect, record: RolloutRecord, effects: Effects) -> R
             if late or time.monotonic() > give_up:
                 raise
             effects.logger.warning("%s: %s is held: %s", record.endpoint, effect, error)
-            await asyncio.sleep(max(_AGAIN_SECONDS, error.retry_after or 0.0))
+            wait = min(error.retry_after or 0.0, give_up - time.monotonic())
+            await asyncio.sleep(max(_AGAIN_SECONDS, wait))
 
 
 async def _unless_told(
-    work: Awaitable[RolloutRecord], effect: Effect, record: RolloutRecord, signals: Signals, logger: Logger
+    work: Awaitable[RolloutRecord], record: RolloutRecord, signals: Signals, logger: Logger
 ) -> RolloutRecord:
-    """Do an effect of a rollout that can still be turned back, but let go of it when a signal says so.
-
-    A provider's own promotion is not let go of: it may happen all the same.
-    """
-    by_provider = effect is Effect.PROMOTE and record.mode == "native"
+    """Do an effect of a rollout that can still be turned back, but let go of it when a signal says so."""
     may_be_told = in_flight(record) or is_slow_way_back(record)
-    if not may_be_told or by_provider or record.kind == "roll_back":
+    if not may_be_told or record.kind == "roll_back":
         return await work
     working = asyncio.ensure_future(work)
     listening = asyncio.ensure_future(signals.next())
@@ -159,13 +169,18 @@ async def _unless_told(
         await asyncio.gather(working, listening, return_exceptions=True)
 
 
-async def _save(record: RolloutRecord, effects: Effects, effect: str) -> RolloutRecord:
+async def _save(record: RolloutRecord, effects: Effects, effect: str, seen: Sequence[StepResult] = ()) -> RolloutRecord:
+    """Save where the rollout stands, and what was seen meanwhile, in the audit first.
+
+    Whoever is killed in between does the effect again, and says so again; the other way round nobody ever would.
+    """
+
     async def save() -> None:
         await _ownership.check(record)
         await _journal.save(record)
 
+    await _audit.append(effects.target, record, effect, seen)
     await _patiently(save, record, effects.logger)
-    await _audit.append(effects.target, record, effect)
     return record
 
 

@@ -17,8 +17,22 @@ from prefect_modeldeploy.errors import (
 )
 from prefect_modeldeploy.flows import _gates
 from prefect_modeldeploy.flows._approval import ask
+from prefect_modeldeploy.flows._once import (
+    aclaim_endpoint,
+    acreate_deployment,
+    adelete_deployment,
+    apromote_deployment,
+    ascale_deployment_to_zero,
+    aset_arms,
+    aset_traffic,
+    astart_deployment,
+    astop_deployment,
+    awake_deployment,
+)
 from prefect_modeldeploy.rollout import (
+    ON_THE_WAY_BACK,
     Effect,
+    Phase,
     RolloutRecord,
     abort,
     answered,
@@ -29,24 +43,15 @@ from prefect_modeldeploy.rollout import (
     is_slow_way_back,
 )
 from prefect_modeldeploy.target import DeploymentTarget, client_of
+from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks._assets import materialised
 from prefect_modeldeploy.tasks._formers import note_former
 from prefect_modeldeploy.tasks._surroundings import routes_to
-from prefect_modeldeploy.tasks.deployments import (
-    acreate_deployment,
-    adelete_deployment,
-    aget_deployment,
-    apredict,
-    apromote_deployment,
-    ascale_deployment_to_zero,
-    astart_deployment,
-    astop_deployment,
-    awake_deployment,
-)
+from prefect_modeldeploy.tasks.deployments import aget_deployment, apredict
 from prefect_modeldeploy.tasks.observing import aobserve_traffic
 from prefect_modeldeploy.tasks.preflight import apreflight
 from prefect_modeldeploy.tasks.reporting import areport_rollout
-from prefect_modeldeploy.tasks.traffic import aclaim_endpoint, aget_traffic, aset_arms, aset_traffic, shadow_of
+from prefect_modeldeploy.tasks.traffic import aget_traffic, shadow_of
 from prefect_modeldeploy.tasks.waiting import await_until_ready
 from prefect_modeldeploy.traffic.endpoint import Endpoint
 from prefect_modeldeploy.transport import Logger
@@ -112,6 +117,7 @@ class Effects:
 
     async def _shift(self, record: RolloutRecord) -> None:
         weight = record.plan.steps[record.step]
+        await self._able_to_serve(record)
         await aset_traffic(
             self._target, {"stable": round(100 - weight, 2), "canary": weight}, expected_epoch=record.epoch
         )
@@ -135,9 +141,15 @@ class Effects:
 
     async def _fill(self, record: RolloutRecord) -> None:
         if record.stable is not None:
+            await self._able_to_serve(record)
             await aset_arms(
                 self._target, _arms(record, canary_weight=record.plan.full_weight), expected_epoch=record.epoch
             )
+
+    async def _able_to_serve(self, record: RolloutRecord) -> None:
+        """Make sure that the canary can take more requests: since it was ready, a person may have thought for days."""
+        if record.kind != "roll_back" and not await self._can_serve(record.canary):
+            await bring_up(self._target, record.canary, record.plan.ready_timeout_seconds)
 
     async def _bake(self, record: RolloutRecord) -> RolloutRecord | None:
         if not record.plan.bake_seconds or record.stable is None:
@@ -262,6 +274,17 @@ class Effects:
             self._creation = None
         return await ids_of(self._target, record.spec)
 
+    async def disown(self, record: RolloutRecord) -> None:
+        """Let go of what was created when the rollout was somebody else's already, if it has turned back without it."""
+        last = None
+        with anyio.move_on_after(_TURNED_BACK_SECONDS):
+            while (last := await _journal.latest(record.endpoint)) and last.phase in ON_THE_WAY_BACK:  # noqa: ASYNC110
+                await anyio.sleep(_LOOK_SECONDS)
+        if last and last.id == record.id and last.phase is Phase.ENDED and last.outcome == "rolled_back":
+            await self._retire_canary(record)
+        else:  # who goes on finds by its name what was created
+            self.logger.warning("%s: %s was created late", record.endpoint, record.canary)
+
     async def _end(self, record: RolloutRecord) -> RolloutRecord:
         ended = finish(record, Effect.END, now())
         try:
@@ -306,6 +329,11 @@ async def _retire(target: DeploymentTarget, deployment_id: str, how: str) -> Non
         case "delete":
             await adelete_deployment(target, deployment_id)
 
+
+_LOOK_SECONDS = 0.5
+
+_TURNED_BACK_SECONDS = 60.0
+"""So long who created something too late waits for the end of the way back."""
 
 _ASK_SECONDS = 2.0
 """So long the way back waits for a provider's answer: its control API may be away while the deployments serve well."""

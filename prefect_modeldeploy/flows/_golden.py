@@ -31,11 +31,6 @@ class GoldenEffects(Effects):
 class NativeGoldenEffects(GoldenEffects, NativeEffects):
     """At a provider that moves its traffic itself."""
 
-    async def _retire_canary(self, record: RolloutRecord) -> None:
-        proven = bool(record.steps) and record.steps[-1].decision == "promote"
-        if not proven or record.decided_by == "approval":  # else its promotion had begun, and it may serve by now
-            await super()._retire_canary(record)
-
 
 async def rollout_by_golden_set(
     target: DeploymentTarget | str,

@@ -5,10 +5,11 @@ import asyncio
 from prefect_modeldeploy.deployments import Deployment
 from prefect_modeldeploy.errors import ModelDeployError, ProviderError, ProviderUnavailable, RateLimited, WaitTimeout
 from prefect_modeldeploy.flows._effects import Effects, bring_up, now
+from prefect_modeldeploy.flows._once import aroll_back_deployment
 from prefect_modeldeploy.rollout import Effect, Phase, RolloutRecord, abort, finish
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks._assets import materialised
-from prefect_modeldeploy.tasks.deployments import aformer_version, aroll_back_deployment
+from prefect_modeldeploy.tasks.deployments import aformer_version
 
 
 class NativeEffects(Effects):
@@ -56,6 +57,10 @@ class NativeEffects(Effects):
     async def _restore(self, record: RolloutRecord) -> None:
         if record.stable is not None and self._target.credentials.client_class.rolls_back == "to":
             await aroll_back_deployment(self._target, record.stable)
+
+    async def _retire_canary(self, record: RolloutRecord) -> None:
+        if not record.accepted or record.decided_by == "approval":  # else its promotion may have begun, and it serves
+            await super()._retire_canary(record)
 
 
 class NativeSettled(NativeEffects):

@@ -17,9 +17,10 @@ from prefect_modeldeploy.deployments import DeploymentStatus
 from prefect_modeldeploy.errors import ModelDeployError, NotFound
 from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.orders import ORDERS
-from prefect_modeldeploy.rollout import Order, RolloutRecord, abort, in_full, passed_over
+from prefect_modeldeploy.rollout import Order, RolloutRecord, abort, in_flight, in_full, passed_over
 from prefect_modeldeploy.target import DeploymentTarget, client_of
 from prefect_modeldeploy.tasks import _journal, _red_button
+from prefect_modeldeploy.transport import Logger
 
 _AGAIN_SECONDS = 5.0
 """Until the event stream is opened again after it broke."""
@@ -92,8 +93,7 @@ class Signals:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _button(self) -> None:
-        why = await _red_button.until_pressed(self._logger)
-        await self._found.put(Signal("abort", f"all rollouts were halted: {why}", "red button"))
+        await self._found.put(_halt(await _red_button.until_pressed(self._logger)))
 
     async def _cancellation(self) -> None:
         """A paused run is not told by Prefect; of SIGTERM it makes an exception, wherever the process is just then."""
@@ -158,6 +158,17 @@ class Signals:
 
     async def _unwell(self, how: str) -> None:
         await self._found.put(Signal("abort", f"{self.record.canary} {how}", "health check"))
+
+
+async def halted(record: RolloutRecord, logger: Logger) -> RolloutRecord:
+    """The record turned back, if the red button is pressed by now; else the same one. It stops no roll-back."""
+    if record.kind == "roll_back" or not in_flight(record) or not (why := await _red_button.seen(logger)):
+        return record
+    return _halt(why).applied_to(record)
+
+
+def _halt(why: str) -> Signal:
+    return Signal("abort", f"all rollouts were halted: {why}", "red button")
 
 
 def _is_meant(event: Event, record: RolloutRecord) -> bool:

@@ -24,7 +24,7 @@ from prefect_modeldeploy.flows._effects import Effects, ids_of
 from prefect_modeldeploy.flows._gates import may_begin
 from prefect_modeldeploy.rollout import Approval, CanaryPlan, Phase, RolloutRecord
 from prefect_modeldeploy.target import DeploymentTarget, router_of
-from prefect_modeldeploy.tasks import _journal, _red_button
+from prefect_modeldeploy.tasks import _audit, _journal, _red_button
 from prefect_modeldeploy.tasks._identity import who_started
 from prefect_modeldeploy.tasks.deployments import aget_deployment
 from prefect_modeldeploy.tasks.traffic import aclaim_endpoint
@@ -141,7 +141,8 @@ async def take_over(target: DeploymentTarget, record: RolloutRecord) -> RolloutR
     target.credentials.logger.warning("going on with the rollout of %s, at %s", record.candidate, record.phase)
     by_router = record.mode == "swap"  # where none of ours refuses old epochs, the record alone tells the newest driver
     epoch = (await aclaim_endpoint(target)).epoch if by_router else record.epoch + 1
-    return await _journal.save(_ownership.taken(record.model_copy(update={"epoch": epoch})))
+    changes = {"epoch": epoch, "steps": await _audit.verdicts(target, record)}
+    return await _journal.save(_ownership.taken(record.model_copy(update=changes)))
 
 
 async def _is_open(record: RolloutRecord, target: DeploymentTarget) -> bool:

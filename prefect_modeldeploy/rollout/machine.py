@@ -166,10 +166,11 @@ def answered(record: RolloutRecord, answer: Answer, now: datetime) -> RolloutRec
             return in_full(record, reason, decided_by="approval")
         case "skip" if record.phase is Phase.JUDGED:
             plan = record.plan.model_copy(update={"bake_seconds": 0.0})
-            return record.model_copy(update={"phase": Phase.APPROVED, "plan": plan})
+            return record.model_copy(update={"phase": Phase.APPROVED, "accepted": True, "plan": plan})
         case "skip":
             return passed_over(record, reason, decided_by="approval")
-    return record.model_copy(update={"phase": Phase.APPROVED}) if answer.gate == "promotion" else record
+    changes = {"phase": Phase.APPROVED, "accepted": True} if answer.gate == "promotion" else {}
+    return record.model_copy(update=changes)
 
 
 def _extended(record: RolloutRecord, now: datetime) -> RolloutRecord:
@@ -196,7 +197,8 @@ def in_full(record: RolloutRecord, reason: str, *, decided_by: str = "person") -
     """Leave all further steps out: a person promotes on their own responsibility. The bake is still watched."""
     if record.phase not in (Phase.ATTACHED, Phase.SHIFTED, Phase.JUDGED):
         return record
-    return record.model_copy(update={"phase": Phase.APPROVED, "reason": reason, "decided_by": decided_by})
+    changes = {"phase": Phase.APPROVED, "accepted": True, "reason": reason, "decided_by": decided_by}
+    return record.model_copy(update=changes)
 
 
 def finish(record: RolloutRecord, effect: Effect, now: datetime) -> RolloutRecord:
@@ -223,7 +225,7 @@ def judged(record: RolloutRecord, result: StepResult, now: datetime) -> RolloutR
     if record.step + 1 < len(record.plan.steps) and not expired(record, now):
         return record.model_copy(update={"phase": Phase.ATTACHED, "step": record.step + 1})
     if result.decision == "promote":
-        changes = {"phase": Phase.JUDGED, "reason": result.reason, "decided_by": result.decided_by}
+        changes = {"phase": Phase.JUDGED, "reason": result.reason, "decided_by": result.decided_by, "accepted": True}
         return record.model_copy(update=changes)
     late = expired(record, now)
     seconds = record.plan.deadline_seconds + record.extended_seconds

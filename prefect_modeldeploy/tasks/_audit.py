@@ -5,20 +5,25 @@ storage that Prefect keeps results in: one JSON file an entry.
 """
 
 import json
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 from prefect.results import aget_default_result_storage
 
+from prefect_modeldeploy.errors import ModelDeployError
 from prefect_modeldeploy.local.client import NodeClient
-from prefect_modeldeploy.rollout import Phase, RolloutRecord
+from prefect_modeldeploy.rollout import Phase, RolloutRecord, StepResult
 from prefect_modeldeploy.target import DeploymentTarget, router_of
 
 
-async def append(target: DeploymentTarget, record: RolloutRecord, effect: str) -> None:
-    """Add what an effect came to. What cannot be added is logged in full: a rollout does not stop for it."""
-    entry = entry_of(record, effect)
+async def append(target: DeploymentTarget, record: RolloutRecord, effect: str, seen: Sequence[StepResult] = ()) -> None:
+    """Add what an effect came to, and the verdicts since the last entry.
+
+    What cannot be added is logged in full: a rollout does not stop for it.
+    """
+    entry = entry_of(record, effect, seen)
     try:
         if record.mode == "swap" and target.splits:
             async with router_of(target) as (router, name):
@@ -30,7 +35,49 @@ async def append(target: DeploymentTarget, record: RolloutRecord, effect: str) -
         target.credentials.logger.error("%s: not in the audit (%s): %s", record.endpoint, error, json.dumps(entry))
 
 
-def entry_of(record: RolloutRecord, effect: str) -> dict[str, Any]:
+async def verdicts(target: DeploymentTarget, record: RolloutRecord) -> tuple[StepResult, ...]:
+    """The verdicts of an open rollout so far, for who goes on with it: a Prefect variable has no room for them."""
+    if record.mode != "swap" or not target.splits:
+        return ()  # nothing of it was judged
+    try:
+        async with router_of(target) as (router, name):
+            entries = [entry async for entry in _entries(router, name)] if isinstance(router, NodeClient) else []
+    except ModelDeployError as error:
+        target.credentials.logger.warning("%s: its report lacks the steps so far: %s", record.endpoint, error)
+        return ()
+    return counted([entry["event"] for entry in entries], record)
+
+
+async def _entries(router: NodeClient, name: str) -> AsyncIterator[dict[str, Any]]:
+    after = 0
+    while page := await router.audit(name, after=after):
+        for entry in page:
+            yield entry
+        after = page[-1]["id"]
+
+
+def counted(events: Iterable[dict[str, Any]], record: RolloutRecord) -> tuple[StepResult, ...]:
+    """The verdicts that the rollout went on from, in order.
+
+    One that was given just before its driver died was never acted on: the next driver began where the record stood. So
+    was any that a driver gave after it had been replaced.
+    """
+    found, driver = list[dict[str, Any]](), None
+    now: dict[str, Any] = {"rollout": record.id, "effect": "start", "cursor": record.cursor}
+    for event in (*events, now):
+        if event.get("rollout") != record.id:
+            continue
+        said_by = (event.get("driver") or {}).get("token")
+        if event["effect"] == "start":
+            driver = said_by
+            if found and found[-1].get("cursor") != event.get("cursor"):
+                found.pop()
+        elif said_by == driver and "verdict" in event:
+            found.append(event)
+    return tuple(StepResult.model_validate(event["verdict"]) for event in found)
+
+
+def entry_of(record: RolloutRecord, effect: str, seen: Sequence[StepResult] = ()) -> dict[str, Any]:
     """What is worth keeping of a record after an effect."""
     facts = {
         "rollout": record.id,
@@ -48,8 +95,8 @@ def entry_of(record: RolloutRecord, effect: str) -> dict[str, Any]:
     }
     if record.phase is Phase.PLANNED or effect == "claim":
         facts |= {"who": record.who.model_dump(), "why": record.why, "plan": _plan(record)}
-    if effect in ("observe", "bake") and record.steps:
-        facts["verdict"] = record.steps[-1].model_dump(mode="json", exclude_none=True)
+    if seen:
+        facts["verdict"] = seen[-1].model_dump(mode="json", exclude_none=True)
     if effect in ("ask", "approve") and record.answer:
         facts["answer"] = record.answer.model_dump(mode="json")
     return {key: value for key, value in facts.items() if value not in (None, "")}

@@ -23,15 +23,20 @@ async def pressed() -> str | None:
     return None if reason in (None, False, "") else str(reason)
 
 
+async def seen(logger: Logger) -> str | None:
+    """As `pressed`; a server that cannot be asked turns no rollout back."""
+    try:
+        return await pressed()
+    except Exception as error:  # whatever it is
+        logger.warning("Prefect's server cannot be asked for %s: %s", VARIABLE, error)
+        return None
+
+
 async def until_pressed(logger: Logger) -> str:
     """Wait until somebody presses the button; returns why. A server that cannot be asked is asked again."""
-    while True:
-        try:
-            if reason := await pressed():
-                return reason
-        except Exception as error:  # whatever it is, it must not turn a rollout back
-            logger.warning("Prefect's server cannot be asked for %s: %s", VARIABLE, error)
+    while not (reason := await seen(logger)):  # noqa: ASYNC110 it is pressed elsewhere
         await asyncio.sleep(_LOOK_SECONDS)
+    return reason
 
 
 async def press(reason: str) -> None:

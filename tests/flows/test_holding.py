@@ -1,18 +1,38 @@
 """A rollout that waited, or waits, does not lose its time to what happens next."""
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from prefect_modeldeploy import DeploymentSpec, DeploymentTarget, LocalServing
-from prefect_modeldeploy.errors import Problem, ProviderUnavailable, RolloutError
-from prefect_modeldeploy.flows import _driver
+from prefect_modeldeploy.errors import Problem, ProviderUnavailable, RolloutError, StaleEpoch
+from prefect_modeldeploy.flows import _driver, _ownership
 from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.rollout import Effect, Phase, RolloutRecord, waited, waiting
 from prefect_modeldeploy.tasks import _journal
 from tests.rollout.test_machine import record
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+class Away(Effects):
+    """A provider that is away at the first call, while something happens elsewhere."""
+
+    def __init__(self, home: Path, meanwhile: Callable[[], Awaitable[object]]) -> None:
+        super().__init__(DeploymentTarget(credentials=LocalServing(home=home), model="m", endpoint="e"))
+        self._meanwhile, self.calls = meanwhile, 0
+
+    async def let_through(self, effect: Effect, record: RolloutRecord) -> RolloutRecord:
+        return record
+
+    async def __call__(self, effect: Effect, record: RolloutRecord) -> RolloutRecord:
+        self.calls += 1
+        if self.calls == 1:
+            await self._meanwhile()
+            raise ProviderUnavailable("acme", "DELETE /", Problem("no"))
+        return record
 
 
 class Thawed(Effects):
@@ -41,6 +61,19 @@ async def test_a_provider_that_is_away_after_a_weekend_of_waiting_is_waited_for(
     after = await _driver._holding(Effect.SHIFT, frozen, effects)
     assert after.held_since is None
     assert after.held_seconds == pytest.approx(2 * 86400, abs=60)
+
+
+async def test_who_was_replaced_while_the_provider_was_away_does_not_try_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A roll-back may want the former version again: nobody else lets go of it then."""
+    monkeypatch.setattr(_driver, "_AGAIN_SECONDS", 0.1)
+    retiring = await _journal.save(_ownership.taken(record(phase=Phase.PROMOTED, endpoint="away", epoch=3)))
+    newer = _ownership.taken(retiring.model_copy(update={"epoch": 4}))
+    effects = Away(tmp_path, lambda: _journal.save(newer))
+    with pytest.raises(StaleEpoch):
+        await _driver._holding(Effect.RETIRE_FORMER, retiring, effects)
+    assert effects.calls == 1
 
 
 async def test_what_would_not_fit_with_all_that_comes_of_it_does_not_begin() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 from prefect.variables import Variable
@@ -11,11 +12,13 @@ from prefect_modeldeploy import canary_rollout, promote_to_production, reconcile
 from prefect_modeldeploy.errors import InvalidInput, RolloutError, RolloutInProgress, StaleEpoch
 from prefect_modeldeploy.flows import _ownership, _start
 from prefect_modeldeploy.rollout import Phase, RolloutRecord
+from prefect_modeldeploy.rollout.judging import judge_of
 from prefect_modeldeploy.target import DeploymentTarget, client_of
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks.traffic import aclaim_endpoint, aset_arms
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site
+from tests.flows.test_ownership import start
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -172,16 +175,24 @@ async def test_a_cancelled_rollout_leaves_all_traffic_on_stable(site: Site) -> N
 
 
 @pytest.mark.slow
-async def test_an_open_rollout_is_taken_up_again_with_its_evidence(site: Site) -> None:
-    """What a killed process leaves behind: a record that says where it stood, and a split in force."""
-    record = await _stopped_in_the_middle(site)
-    assert record.phase is Phase.SHIFTED
+async def test_an_open_rollout_is_taken_up_again_with_its_evidence(site: Site, tmp_path: Path) -> None:
+    """A process that was killed between its two steps: the next one counts on, and knows what came of the first."""
     async with await site.load() as answers:
+        await site.history(answers)
+        killed = start(site, tmp_path, "observe:saved", "kill")
+        await asyncio.to_thread(killed.communicate, timeout=120)
+        record = await _journal.load(site.target.endpoint)
+        assert record is not None
+        assert (record.phase, record.step) == (Phase.ATTACHED, 1)
+        first = judge_of(record).state()
         again = await canary_rollout(site.target, site.spec("2"), QUICK)
     assert (again.id, again.outcome) == (record.id, "promoted"), again.reason
     assert again.epoch > record.epoch
-    assert len(again.steps) >= 1
-    assert answers.count
+    assert [step.step for step in again.steps] == [0, 1], "the report tells of both"
+    assert again.steps[0].canary_requests > 0
+    assert first == record.judge_state != again.judge_state
+    judged = sum(step.canary_requests for step in again.steps)
+    assert judged <= answers.by_arm["canary"], "no window was counted twice"
 
 
 @pytest.mark.slow

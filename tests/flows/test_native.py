@@ -13,6 +13,7 @@ from prefect_modeldeploy import (
     DeploymentSpec,
     DeploymentTarget,
     canary_rollout,
+    orders,
     promote_to_production,
     roll_back,
     scale_to_zero,
@@ -140,6 +141,21 @@ async def test_a_promotion_cancelled_while_the_vendor_is_at_it_tells_the_truth(
         if record.outcome == "promoted":
             await roll_back(site.target)
             assert await site.served() == before
+
+
+async def test_an_abort_calls_off_what_the_vendor_is_at(tmp_path: Path) -> None:
+    """Baseten can; elsewhere the answer is waited for."""
+    async with hosted("baseten", tmp_path) as site:
+        candidate, before = await up(site), await site.served()
+        method, path = PROMOTED_BY["baseten"]
+        await site.control.forget_requests()
+        await site.control.fault(method=method, path=path, kind="delay", seconds=5.0)
+        running = asyncio.create_task(promote_to_production(site.target, candidate, mode="native"))
+        await eventually(lambda: site.control.requests(method=method, path=path))
+        await orders.order(site.target.endpoint, "abort", "not now")
+        record = await asyncio.wait_for(running, 60)
+        assert (record.outcome, record.decided_by) == ("rolled_back", "event"), record.reason
+        assert await site.served() == before
 
 
 @pytest.mark.parametrize("provider", sorted(PROMOTED_BY))

@@ -80,6 +80,23 @@ async def test_a_driver_that_sleeps_is_replaced_and_changes_nothing_when_it_wake
 
 
 @pytest.mark.slow
+async def test_what_a_sleeper_creates_when_its_rollout_has_turned_back_is_let_go_of(site: Site, tmp_path: Path) -> None:
+    """Stopped just before it creates the canary: whoever turns its rollout back finds nothing to let go of."""
+    sleeper = start(site, tmp_path, "deploy:before", "stop", on_lost="roll_back")
+    try:
+        await eventually(lambda: psutil.Process(sleeper.pid).status() == psutil.STATUS_STOPPED, seconds=120)
+        [record] = await reconcile_rollouts([site.target])
+        assert record.outcome == "rolled_back", record.reason
+        sleeper.send_signal(signal.SIGCONT)
+        said, _ = await asyncio.to_thread(sleeper.communicate, timeout=120)
+    finally:
+        sleeper.kill()
+    assert "create-deployment" in said, "it was created"
+    assert "StaleEpoch" in said
+    assert list(await site.deployments()) == [f"{site.target.model}-1"]
+
+
+@pytest.mark.slow
 async def test_a_plan_can_say_that_a_lost_rollout_is_rolled_back(site: Site, tmp_path: Path) -> None:
     async with await site.load() as answers:
         await site.history(answers)

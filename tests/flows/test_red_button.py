@@ -6,6 +6,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from prefect.settings import get_current_settings
@@ -13,9 +15,13 @@ from prefect.testing.utilities import prefect_test_harness
 
 from prefect_modeldeploy import canary_rollout, roll_back
 from prefect_modeldeploy.errors import RolloutsHalted
-from prefect_modeldeploy.flows import promote_to_production
+from prefect_modeldeploy.flows import _driver, _ownership, promote_to_production
+from prefect_modeldeploy.rollout import Effect, Phase, finish
+from prefect_modeldeploy.tasks import _journal, _red_button
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site
+from tests.flows.test_holding import Away
+from tests.rollout.test_machine import record
 
 pytestmark = pytest.mark.slow
 
@@ -56,6 +62,24 @@ async def test_a_rollout_under_way_gives_the_traffic_back_and_takes_its_canary_d
     assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
     assert f"{site.target.model}-2" not in await site.deployments()
     assert not [failure for failure in answers.failures if failure != "status 500"]
+
+
+async def test_it_is_looked_at_before_every_step_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pressed while the provider is away, and released after: nobody who looks now and then has seen it."""
+    monkeypatch.setattr(_driver, "_AGAIN_SECONDS", 0.1)
+    at = datetime.now(UTC)
+    ready = await _journal.save(_ownership.taken(record(phase=Phase.APPROVED, endpoint="halted", started_at=at)))
+    effects = Away(tmp_path, lambda: _red_button.press("incident 13"))
+    try:
+        after = await _driver._holding(Effect.FILL, ready, effects)
+        promoted = finish(ready, Effect.PROMOTE, at)
+        still = await _driver._holding(Effect.RETIRE_FORMER, promoted, effects)
+    finally:
+        await _red_button.release()
+    assert (after.phase, after.decided_by) == (Phase.ROLLING_BACK, "red button")
+    assert "incident 13" in after.reason
+    assert still is promoted, "it is too late for that one"
+    assert effects.calls == 2
 
 
 async def test_a_deployment_that_never_gets_ready_is_not_waited_for(site: Site) -> None:

@@ -178,6 +178,20 @@ async def test_blue_green_the_new_version_is_looked_at_before_all_requests_move_
     assert set(answers.failures) <= {"status 500"}
 
 
+async def test_blue_green_a_version_that_has_stopped_meanwhile_is_started_before_it_gets_requests(site: Site) -> None:
+    green, approval = f"{site.target.model}-2", Approval(before=("promotion",), timeout_seconds=120)
+    async with await site.load() as answers:
+        await site.history(answers)
+        running = asyncio.ensure_future(promote_to_production(site.target, site.spec("2"), approval=approval))
+        await eventually(lambda: _waits(site), seconds=60)
+        async with client_of(site.target) as client:
+            await client.stop(green)
+        await _answered(site, running, "promote")
+        record = await asyncio.wait_for(running, 120)
+    assert record.outcome == "promoted", record.reason
+    assert set(answers.failures) <= {"status 500"}
+
+
 async def _waits(site: Site) -> bool:
     record = await _journal.load(site.target.endpoint)
     return record is not None and next_effect(record) is Effect.APPROVE
@@ -213,7 +227,7 @@ async def test_a_rollout_that_waits_for_nobody_cannot_be_answered(site: Site) ->
         await running
 
 
-async def test_the_button_works_while_a_person_is_waited_for(site: Site) -> None:
+async def test_an_abort_works_while_a_person_is_waited_for(site: Site) -> None:
     """An abort wins over an approval that nobody gives."""
     approval = Approval(before=("step",), timeout_seconds=120)
     plan = QUICK.model_copy(update={"step_seconds": 0.3})

@@ -1,0 +1,55 @@
+"""What the audit keeps is enough to go on with a rollout, and to tell of it."""
+
+from typing import Any
+
+from prefect_modeldeploy.rollout import Driver, Phase, RolloutRecord, StepResult
+from prefect_modeldeploy.tasks._audit import counted, entry_of
+from tests.rollout.test_machine import record, result
+
+
+def drivers(record: RolloutRecord, token: str) -> RolloutRecord:
+    return record.model_copy(update={"driver": Driver(token=token, host="h", pid=1)})
+
+
+def start(driver: str, cursor: str) -> dict[str, Any]:
+    return entry_of(drivers(record(cursor=cursor), driver), "start")
+
+
+def verdict(driver: str, cursor: str, step: int) -> dict[str, Any]:
+    return entry_of(drivers(record(cursor=cursor, phase=Phase.ATTACHED), driver), "observe", [seen(step)])
+
+
+def seen(step: int) -> StepResult:
+    return result("continue").model_copy(update={"step": step})
+
+
+def steps(*events: dict[str, Any], cursor: str) -> list[int]:
+    return [each.step for each in counted(events, record(cursor=cursor))]
+
+
+def test_the_verdicts_so_far_come_back_in_order() -> None:
+    audit = start("a", "c0"), verdict("a", "c1", 0), verdict("a", "c2", 1)
+    assert steps(*audit, cursor="c2") == [0, 1]
+    assert counted(audit, record(cursor="c2"))[0] == seen(0)
+
+
+def test_a_verdict_that_its_driver_did_not_live_to_act_on_is_not_counted_twice() -> None:
+    audit = start("a", "c0"), verdict("a", "c1", 0), verdict("a", "c2", 1)
+    assert steps(*audit, cursor="c1") == [0], "who takes it up stands before the second"
+    assert steps(*audit, start("b", "c1"), verdict("b", "c3", 1), cursor="c3") == [0, 1]
+
+
+def test_what_a_replaced_driver_still_says_does_not_count() -> None:
+    audit = start("a", "c0"), verdict("a", "c1", 0), start("b", "c1"), verdict("a", "c2", 7), verdict("b", "c3", 1)
+    assert steps(*audit, cursor="c3") == [0, 1]
+
+
+def test_another_rollout_of_the_endpoint_has_verdicts_of_its_own() -> None:
+    other = {**verdict("a", "c1", 5), "rollout": "r0"}
+    assert steps(other, start("a", "c0"), verdict("a", "c1", 0), cursor="c1") == [0]
+
+
+def test_a_verdict_of_harm_is_kept_wherever_it_was_seen() -> None:
+    turned = entry_of(record(phase=Phase.ROLLING_BACK), "ask", [seen(0)])
+    assert turned["verdict"]["step"] == 0
+    assert "verdict" not in entry_of(record(phase=Phase.SHIFTED), "shift")
