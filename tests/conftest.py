@@ -84,10 +84,9 @@ def no_trace_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 def prefect_server() -> Iterator[None]:
     """A real Prefect server with a database of its own, for the whole session: one for all its worker processes."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
-    from prefect.testing.utilities import prefect_test_harness
 
     if (url := os.environ.get(prefect_server_process.SHARED)) is None:
-        with prefect_test_harness(server_startup_timeout=90):
+        with prefect_server_process.running_server():
             yield
     else:
         prefect_server_process.wait_for(url)

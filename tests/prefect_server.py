@@ -17,6 +17,25 @@ SHARED = "MODELDEPLOY_TESTS_PREFECT_API_URL"
 
 _START_SECONDS = 100.0
 
+_COMMAND = "import gc; gc.disable(); from prefect.cli import app; app()"
+"""As `prefect`, but nothing is left to the garbage collector. It lets go of sqlite3's statements, and one whose
+connection waits for SQLite's lock is waited for itself: where that happens in the thread of the event loop, whoever has
+the lock cannot go on, and the server writes nothing until the lock is given up on, after 60 s. With three processes of
+tests that happened every few minutes."""
+
+
+@contextmanager
+def running_server() -> Iterator[None]:
+    """Start a server and make it this process's, when it answers."""
+    from prefect.events.worker import EventsWorker  # the session's first process needs none of this
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with started_server("--no-ui") as url:
+        wait_for(url)
+        with temporary_settings({PREFECT_API_URL: url}):
+            yield
+            EventsWorker.drain_all(timeout=5)  # or it would go on trying, when the server is gone
+
 
 @contextmanager
 def shared_server() -> Iterator[None]:
@@ -54,7 +73,7 @@ def started_server(
         (access_log or Path(os.devnull)).open("ab") as output,
     ):
         server = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", *where, "--analytics-off", *options],
+            [sys.executable, "-c", _COMMAND, "server", "start", *where, "--analytics-off", *options],
             env={**os.environ, **quiet, **paths, "PREFECT_HOME": home, **settings},
             stdin=subprocess.DEVNULL,
             stdout=output,

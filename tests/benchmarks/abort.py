@@ -18,7 +18,6 @@ from uuid import UUID
 from prefect.client.orchestration import get_client
 from prefect.settings import get_current_settings
 from prefect.states import Cancelling
-from prefect.testing.utilities import prefect_test_harness
 
 from prefect_modeldeploy import DeploymentTarget, LocalServing, canary_rollout, orders
 from prefect_modeldeploy.flows._signals import Signals
@@ -26,6 +25,7 @@ from prefect_modeldeploy.local.autostart import stop_node
 from prefect_modeldeploy.target import client_of
 from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm
 from tests.flows.conftest import QUICK, Site
+from tests.prefect_server import running_server
 from tests.traffic.load import Answers
 
 PLAN = QUICK.model_copy(update={"steps": (50,), "step_seconds": 1200.0, "deadline_seconds": 3600.0})
@@ -196,5 +196,5 @@ async def main(count: int) -> None:
 
 
 if __name__ == "__main__":
-    with prefect_test_harness(server_startup_timeout=90):
+    with running_server():
         asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 100))

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from prefect.settings import get_current_settings
-from prefect.testing.utilities import prefect_test_harness
 
 from prefect_modeldeploy import canary_rollout, roll_back
 from prefect_modeldeploy.errors import RolloutsHalted
@@ -21,6 +20,7 @@ from prefect_modeldeploy.tasks import _journal, _red_button
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site
 from tests.flows.test_holding import Away
+from tests.prefect_server import running_server
 from tests.rollout.test_machine import record
 
 pytestmark = pytest.mark.slow
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def prefect_server() -> Iterator[None]:
     """A server of its own: the button is pressed for all who share one."""
-    with prefect_test_harness(server_startup_timeout=90):
+    with running_server():
         yield
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from prefect import flow
 from prefect.settings import PREFECT_LOGGING_LEVEL, PREFECT_SERVER_DATABASE_CONNECTION_URL, temporary_settings
-from prefect.testing.utilities import prefect_test_harness
 from pydantic import SecretStr
 
 from prefect_modeldeploy import DeploymentTarget, promote_to_production, roll_back
@@ -17,6 +16,7 @@ from prefect_modeldeploy.errors import ModelDeployError
 from prefect_modeldeploy.providers.base import ServingCredentials
 from prefect_modeldeploy.tasks import aget_deployment, alist_deployments, apredict
 from tests.flows.hosted import MAKERS, hosted
+from tests.prefect_server import running_server
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def database() -> Iterator[Path]:
     """The folder of a Prefect server's database, and of nothing else."""
-    with temporary_settings({PREFECT_LOGGING_LEVEL: "DEBUG"}), prefect_test_harness(server_startup_timeout=90):
+    with temporary_settings({PREFECT_LOGGING_LEVEL: "DEBUG"}), running_server():
         yield Path(PREFECT_SERVER_DATABASE_CONNECTION_URL.value().partition("///")[2]).parent
 
 
