@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from prefect.variables import Variable
 
-from prefect_modeldeploy import canary_rollout, promote_to_production, reconcile_rollouts, roll_back
+from prefect_modeldeploy import canary_rollout, orders, promote_to_production, reconcile_rollouts, roll_back
 from prefect_modeldeploy.errors import InvalidInput, RolloutError, RolloutInProgress, StaleEpoch
 from prefect_modeldeploy.flows import _ownership, _start
 from prefect_modeldeploy.rollout import Phase, RolloutRecord
@@ -33,6 +33,34 @@ async def test_undecided_can_hold_the_split_for_a_person_who_rolls_it_back(site:
     back = await roll_back(site.target)
     assert (back.id, back.outcome) == (record.id, "rolled_back")
     assert await site.arms() == {"stable": (f"{model}-1", 100.0)}
+
+
+@pytest.mark.slow
+async def test_undecided_can_ask_a_person(site: Site) -> None:
+    plan = QUICK.model_copy(update={"steps": (50,), "deadline_seconds": 3.0, "on_undecided": "ask"})
+    running = asyncio.ensure_future(canary_rollout(site.target, site.spec("2"), plan))
+
+    async def is_answered() -> bool:
+        assert not running.done(), running.result()
+        try:
+            await orders.answer(site.target.endpoint, "promote", "I have looked at it", "ada")
+        except (RolloutError, InvalidInput):  # nobody is asked as yet
+            return False
+        return True
+
+    await eventually(is_answered, seconds=60)
+    record = await running
+    assert (record.outcome, record.answer and record.answer.gate) == ("promoted", "promotion"), record.reason
+    assert [step.decision for step in record.steps] == ["continue"]
+
+
+@pytest.mark.slow
+async def test_undecided_can_mean_once_more_as_long(site: Site) -> None:
+    plan = QUICK.model_copy(update={"steps": (50,), "deadline_seconds": 3.0, "on_undecided": "extend"})
+    record = await canary_rollout(site.target, site.spec("2"), plan)
+    assert (record.outcome, record.decided_by, record.extended_seconds) == ("rolled_back", "deadline", 3.0)
+    assert record.seconds is not None
+    assert record.seconds > 6
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from prefect.settings import get_current_settings
 from prefect_modeldeploy import canary_rollout, roll_back
 from prefect_modeldeploy.errors import RolloutsHalted
 from prefect_modeldeploy.flows import _driver, _ownership, promote_to_production
-from prefect_modeldeploy.rollout import Effect, Phase, finish
+from prefect_modeldeploy.rollout import Approval, Effect, Phase, finish, next_effect
 from prefect_modeldeploy.tasks import _journal, _red_button
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site
@@ -80,6 +80,23 @@ async def test_it_is_looked_at_before_every_step_forward(tmp_path: Path, monkeyp
     assert "incident 13" in after.reason
     assert still is promoted, "it is too late for that one"
     assert effects.calls == 2
+
+
+async def test_it_wins_over_a_person_who_is_asked(site: Site) -> None:
+    approval, plan = Approval(before=("step",), timeout_seconds=120), QUICK.model_copy(update={"step_seconds": 0.3})
+    async with await site.load() as answers:
+        await site.history(answers)
+        running = asyncio.create_task(canary_rollout(site.target, site.spec("2"), plan, approval=approval))
+        await eventually(lambda: _asks(site))
+        with halted("incident 14"):
+            record = await running
+    assert (record.outcome, record.decided_by) == ("rolled_back", "red button")
+    assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
+
+
+async def _asks(site: Site) -> bool:
+    record = await _journal.load(site.target.endpoint)
+    return record is not None and next_effect(record) is Effect.ASK
 
 
 async def test_a_deployment_that_never_gets_ready_is_not_waited_for(site: Site) -> None:

@@ -321,6 +321,24 @@ async def test_an_abort_is_heard_on_a_slow_way_back(site: Site) -> None:
     assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
 
 
+@pytest.mark.slow
+async def test_a_slow_way_back_takes_the_canary_its_share_bit_by_bit(site: Site) -> None:
+    seen, plan = set[float](), QUICK.model_copy(update={"steps": (50,), "roll_back_seconds": 3.0})
+
+    async def is_back() -> bool:
+        seen.add((await site.arms()).get("canary", ("", 0.0))[1])
+        return running.done()
+
+    async with await site.load() as answers:
+        await site.history(answers)
+        running = asyncio.ensure_future(canary_rollout(site.target, site.spec("2", "broken"), plan))
+        await eventually(is_back, seconds=120)
+    record = await running
+    assert (record.outcome, record.decided_by) == ("rolled_back", "failures"), record.reason
+    assert {40.0, 30.0, 20.0, 10.0} <= seen, seen
+    assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
+
+
 async def _is_at(site: Site, phase: Phase) -> bool:
     record = await _journal.load(site.target.endpoint)
     return record is not None and record.phase is phase

@@ -9,7 +9,7 @@ import pytest
 from prefect_modeldeploy import CanaryPlan, DeploymentTarget, JudgePlan, canary_rollout
 from prefect_modeldeploy.sources import PrometheusMetrics
 from tests.conftest import eventually
-from tests.flows.conftest import Site
+from tests.flows.conftest import Site, has_told
 from tests.sources.prometheus_kit import Store, prometheus
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -90,6 +90,7 @@ async def test_while_prometheus_is_down_the_weights_stay(site: Site) -> None:
         record = await rollout
     assert record.outcome == "promoted", record.reason
     assert record.steps[0].seconds > 3 * PLAN.step_seconds
+    await eventually(lambda: has_told(site.target, {"unmeasured"}))  # the alarm
 
 
 async def _canary_has(site: Site, weight: float) -> bool:
