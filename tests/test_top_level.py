@@ -21,7 +21,9 @@ from prefect.schedules import Schedule
 import prefect_modeldeploy.flows as flows
 
 ROOT = Path(__file__).parent.parent
-DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load((ROOT / "flows" / "prefect.yaml").read_text())["deployments"]
+FILE = yaml.safe_load((ROOT / "flows" / "prefect.yaml").read_text())
+DEPLOYMENTS: list[dict[str, Any]] = FILE["deployments"]
+[OFF] = [step[name]["deployments"] for step in FILE["build"] for name in step if name.endswith(".schedules_off")]
 SCRIPTS = sorted(ROOT.glob("flows/*.py")) + sorted(ROOT.glob("blocks/*.py"))
 CREATE = [file for file in SCRIPTS if file.name.startswith("create_")]
 TRIGGERS = [trigger["name"] for deployment in DEPLOYMENTS for trigger in deployment.get("triggers", [])]
@@ -95,13 +97,14 @@ class TestDeployments:
         flow = load_flow_from_entrypoint(deployment["entrypoint"])
         assert set(deployment.get("parameters", {})) <= set(flow.parameters.properties)
 
-    def test_every_schedule_has_a_slug_and_a_time_zone_and_does_not_say_active(
+    def test_every_schedule_has_a_slug_and_a_time_zone_and_is_off_only_if_it_was(
         self, deployment: dict[str, Any]
     ) -> None:
+        flow = load_flow_from_entrypoint(deployment["entrypoint"]).name
         for schedule in deployment.get("schedules", []):
-            assert schedule["slug"]
+            assert OFF[schedule["slug"]] == f"{flow}/{deployment['name']}"
             assert schedule["timezone"]
-            assert "active" not in schedule
+            assert schedule["active"] == f"{{{{ schedules.{schedule['slug']} }}}}"
             assert "parameters" not in schedule, "pausing a schedule in the UI erases them"
 
     def test_it_is_described_and_holds_no_secret_template(self, deployment: dict[str, Any]) -> None:
@@ -179,9 +182,10 @@ def test_the_command_line_prints_the_path_of_the_deployments(options: list[str])
     pools = [deployment.pop("work_pool") for deployment in file["deployments"]]
     assert file["deployments"] == [{k: v for k, v in one.items() if k != "work_pool"} for one in DEPLOYMENTS]
     assert file["pull"] == []
+    *image, automations, schedules = file["build"]
     looks_up = {"id": "automations", "names": TRIGGERS}
-    *image, last = file["build"]
-    assert last == {"prefect_modeldeploy.deploying.automations_enabled": looks_up}
+    assert automations == {"prefect_modeldeploy.deploying.automations_enabled": looks_up}
+    assert schedules == {"prefect_modeldeploy.deploying.schedules_off": {"id": "schedules", "deployments": OFF}}
     if options:
         [step] = image
         [build] = step.values()

@@ -77,6 +77,11 @@ async def all_ended(name: str) -> bool:
     return all(run.state and run.state.is_final() for run in await runs_of(name))
 
 
+async def is_to_run(name: str) -> bool:
+    """Whether a run of a deployment has been made for a time to come."""
+    return any(run.state and run.state.is_scheduled() for run in await runs_of(name))
+
+
 async def switch(name: str, *, on: bool) -> None:
     """The switch of a deployment's schedule, as a person finds it in the UI."""
     async with get_client() as client:
