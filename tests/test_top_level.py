@@ -15,6 +15,8 @@ import cloudpickle
 import pytest
 import yaml
 from prefect import Flow
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.flows import load_flow_from_entrypoint
 from prefect.schedules import Schedule
 
@@ -52,9 +54,12 @@ def imported(file: Path) -> ModuleType:
 def test_every_script_imports_without_doing_anything(file: Path) -> None:
     module = imported(file)
     assert module.__doc__, "a script says what the user will see"
-    for schedule in [found for found in vars(module).values() if isinstance(found, Schedule)]:
-        assert schedule.slug
-        assert schedule.timezone
+    assert not [found for found in vars(module).values() if isinstance(found, Schedule)], "they always say active"
+    for one in [found for found in vars(module).values() if isinstance(found, DeploymentScheduleCreate)]:
+        assert one.slug
+        assert isinstance(one.schedule, CronSchedule)
+        assert one.schedule.timezone
+        assert "active" not in one.model_fields_set, "what a person switched off stays off"
 
 
 def variables(script: ModuleType) -> dict[str, str]:
@@ -83,7 +88,7 @@ def test_the_readme_names_the_variables_of_a_block_as_its_script_does(file: Path
     script = imported(file)
     [row] = [line for line in (ROOT / "README.md").read_text().splitlines() if f"`blocks/{file.name}` |" in line]
     named = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", row))
-    assert required(script) <= named <= set(variables(script))
+    assert named == set(variables(script))
 
 
 def test_every_flow_is_served_by_a_script() -> None:
@@ -109,6 +114,7 @@ class TestDeployments:
 
     def test_it_is_described_and_holds_no_secret_template(self, deployment: dict[str, Any]) -> None:
         assert deployment["description"].endswith(".")
+        assert "modeldeploy" in deployment["tags"]
         assert "prefect.blocks" not in yaml.dump(deployment)
 
 

@@ -14,13 +14,14 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.schedules import IntervalSchedule
 
-from prefect_modeldeploy import Autoscaling, DeploymentStatus, DeploymentTarget, promote_to_production
+from prefect_modeldeploy import Autoscaling, DeploymentStatus, DeploymentTarget, promote_to_production, scale_to_zero
 from prefect_modeldeploy.target import client_of
 from tests.conftest import eventually
 from tests.deployed.conftest import LINES
 from tests.deployed.kit import ROOT, all_ended, call, is_on, is_to_run, runs_by, runs_of, switch
 from tests.flows.conftest import Site
 from tests.flows.hosted import hosted
+from tests.test_top_level import imported
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the set-up is counted too
 
@@ -122,6 +123,16 @@ async def test_what_a_person_switched_off_stays_off_when_all_is_deployed_again(d
                 await client.resume_automation(one.id)
             for name in (DOWN, UP):
                 await switch(name, on=True)
+
+
+async def test_what_a_person_switched_off_stays_off_when_a_script_is_started_again(prefect_server: None) -> None:
+    """Whose deployments are made as `serve()` does."""
+    evenings = imported(ROOT / "flows" / "scale_schedule.py").EVENINGS
+    served = await scale_to_zero.ato_deployment(name="evenings", schedules=[evenings])
+    for on in (True, False, True):
+        await served.aapply()
+        assert await is_on("scale-to-zero/evenings") is on, "a new one is on"
+        await switch("scale-to-zero/evenings", on=not on)
 
 
 async def test_a_night_by_schedule_with_a_pause_leaves_all_settings_as_they_were(
