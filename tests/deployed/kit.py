@@ -25,7 +25,7 @@ FLOWS = {flow.name for flow in vars(flows).values() if isinstance(flow, Flow)}
 
 def call(environment: dict[str, str], *command: str, cwd: Path = ROOT) -> str:
     """What a command says; it must succeed."""
-    done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False, timeout=150)
+    done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
