@@ -2,19 +2,21 @@
 
     MODELDEPLOY_GATEWAY_URL=... MODELDEPLOY_GATEWAY_TOKEN=... python blocks/create_gateway.py
 
-| variable                         | meaning                                            | default               |
-|----------------------------------|----------------------------------------------------|-----------------------|
-| MODELDEPLOY_GATEWAY_URL          | address of the node's control API                  | the node of this user |
-| MODELDEPLOY_GATEWAY_TOKEN        | its bearer token                                   | the node of this user |
-| MODELDEPLOY_GATEWAY_CA_FILE      | authorities to trust at that address               | those Python trusts   |
-| MODELDEPLOY_GATEWAY_ARMS_CA_FILE | authorities that the gateway trusts at providers   | those of its machine  |
-| MODELDEPLOY_GATEWAY              | name of the block                                  | gateway               |
+| variable                         | meaning                                          | default               |
+|----------------------------------|--------------------------------------------------|-----------------------|
+| MODELDEPLOY_GATEWAY_URL          | address of the node's control API                | as saved; at first,   |
+|                                  |                                                  | the node of this user |
+| MODELDEPLOY_GATEWAY_TOKEN        | its bearer token; required with another address  | as saved; at first,   |
+|                                  |                                                  | that of this node     |
+| MODELDEPLOY_GATEWAY_CA_FILE      | authorities to trust at that address             | those Python trusts   |
+| MODELDEPLOY_GATEWAY_ARMS_CA_FILE | authorities that the gateway trusts at providers | those of its machine  |
+| MODELDEPLOY_GATEWAY              | name of the block                                | gateway               |
 """
 
 import os
 
 from prefect_modeldeploy import Gateway
-from prefect_modeldeploy.block_scripts import changed, given, run, save, saved
+from prefect_modeldeploy.block_scripts import changed, given, required, run, save, saved
 from prefect_modeldeploy.errors import NodeError
 from prefect_modeldeploy.local.home import Home
 
@@ -27,10 +29,13 @@ VARIABLES = {
 
 
 async def main() -> str:
-    elsewhere = os.environ.get(VARIABLES["url"])
-    fields = given(VARIABLES, "token") if elsewhere else {**_here(), **given(VARIABLES)}
     name = os.environ.get("MODELDEPLOY_GATEWAY", "gateway")
-    gateway = changed(Gateway, await saved(Gateway, name), fields)
+    former, fields = await saved(Gateway, name), given(VARIABLES)
+    if "url" in fields and (former is None or former.url != fields["url"]):
+        required(VARIABLES["token"], f"the node at {fields['url']} is a new one, and another's is not sent there")
+    elif former is None:
+        fields = {**_here(), **fields}
+    gateway = changed(Gateway, former, fields)
     async with gateway.get_client() as client:
         status = await client.status()
     done = await save(gateway, name)

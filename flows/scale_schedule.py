@@ -2,18 +2,24 @@
 
     python flows/scale_schedule.py production fraud --exclude team=risk      # names of saved Deployment Target blocks
 
-You see: two deployments with a schedule each; every run leaves a table of what it did, and why not.
+You see: two deployments with a schedule each; every run leaves a table of what it did, and why not. A schedule that was
+switched off in the UI stays off when this is started again.
 """
 
 from argparse import ArgumentParser
 
 from prefect import serve
-from prefect.schedules import Cron
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.schedules import CronSchedule
 
 from prefect_modeldeploy import scale_to_zero, wake_up
 
-EVENINGS = Cron("0 20 * * MON-FRI", timezone="Europe/Berlin", slug="weekday-evenings")
-MORNINGS = Cron("45 6 * * MON-FRI", timezone="Europe/Berlin", slug="weekday-mornings")
+EVENINGS = DeploymentScheduleCreate(
+    slug="weekday-evenings", schedule=CronSchedule(cron="0 20 * * MON-FRI", timezone="Europe/Berlin")
+)
+MORNINGS = DeploymentScheduleCreate(
+    slug="weekday-mornings", schedule=CronSchedule(cron="45 6 * * MON-FRI", timezone="Europe/Berlin")
+)
 
 if __name__ == "__main__":
     parser = ArgumentParser()
@@ -23,6 +29,6 @@ if __name__ == "__main__":
     evening = vars(parser.parse_args())
     morning = {"targets": evening["targets"]}
     serve(
-        scale_to_zero.to_deployment(name="evenings", parameters=evening, schedules=[EVENINGS]),
-        wake_up.to_deployment(name="mornings", parameters=morning, schedules=[MORNINGS]),
+        scale_to_zero.to_deployment(name="evenings", tags=["modeldeploy"], parameters=evening, schedules=[EVENINGS]),
+        wake_up.to_deployment(name="mornings", tags=["modeldeploy"], parameters=morning, schedules=[MORNINGS]),
     )

@@ -1,7 +1,9 @@
 """Scripts of blocks/ that run again, on a real Prefect server: what a person has set stays."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from uuid import uuid4
 
@@ -13,7 +15,7 @@ from prefect.client.schemas.actions import BlockDocumentUpdate, BlockTypeUpdate
 from pydantic import SecretStr
 
 from prefect_modeldeploy import DeploymentTarget, FreezeCalendar, Gateway, LocalServing
-from prefect_modeldeploy.block_scripts import saved
+from prefect_modeldeploy.block_scripts import run, saved
 from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.local.autostart import ensure_node, stop_node
 from prefect_modeldeploy.local.home import Home
@@ -22,8 +24,8 @@ from tests.test_top_level import ROOT, imported, variables
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server")]
 
-LOCAL, TARGET, REGISTER = (
-    imported(ROOT / "blocks" / f"{name}.py") for name in ("create_local", "create_target", "register")
+LOCAL, TARGET, GATEWAY, REGISTER = (
+    imported(ROOT / "blocks" / f"{name}.py") for name in ("create_local", "create_target", "create_gateway", "register")
 )
 
 
@@ -43,9 +45,10 @@ def name() -> str:
 @pytest.fixture
 def environment(name: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def environment(**given: str) -> None:
-        for variable in {*variables(LOCAL), *variables(TARGET)}:
+        for variable in {*variables(LOCAL), *variables(TARGET), *variables(GATEWAY)}:
             monkeypatch.delenv(variable, raising=False)
-        for variable, value in {"MODELDEPLOY_TARGET": name, "MODELDEPLOY_SERVING": name, **given}.items():
+        names = dict.fromkeys(("MODELDEPLOY_TARGET", "MODELDEPLOY_SERVING", "MODELDEPLOY_GATEWAY"), name)
+        for variable, value in {**names, **given}.items():
             monkeypatch.setenv(variable, value)
 
     return environment
@@ -96,6 +99,55 @@ async def test_a_script_changes_what_the_environment_says_and_nothing_else(
     environment(MODELDEPLOY_MODEL="fraud", MODELDEPLOY_CREDENTIALS=f"local-serving/{name}")
     await TARGET.main()
     assert (await DeploymentTarget.aload(name)).endpoint == "fraud", "the other endpoint was another model's"
+
+
+async def test_a_gateway_keeps_the_node_that_it_was_saved_with(
+    node: dict[str, str], environment: Callable[..., None], name: str, tmp_path: Path
+) -> None:
+    url, token = node["MODELDEPLOY_URL"], node["MODELDEPLOY_TOKEN"]
+    nowhere = {"MODELDEPLOY_HOME": str(tmp_path / "no-node")}
+
+    environment(**nowhere)
+    assert await last_line(GATEWAY) == (
+        f"MODELDEPLOY_GATEWAY_URL is not set, and no node runs in {tmp_path / 'no-node'}: "
+        "start one with `modeldeploy node start`"
+    )
+    environment(**nowhere, MODELDEPLOY_GATEWAY_URL=url)
+    assert (await last_line(GATEWAY)).startswith("MODELDEPLOY_GATEWAY_TOKEN is not set: ")
+    environment(**nowhere, MODELDEPLOY_GATEWAY_URL=url, MODELDEPLOY_GATEWAY_TOKEN="wrong")
+    refused = await last_line(GATEWAY)
+    assert "401" in refused
+    assert "wrong" not in refused
+    assert await saved(Gateway, name) is None
+
+    environment(MODELDEPLOY_HOME=str(tmp_path))  # the node of this user
+    assert (await GATEWAY.main()).startswith(f"created model-gateway/{name}; clients call http")
+    mine = await Gateway.aload(name)
+    assert (mine.url, mine.token.get_secret_value()) == (url, token)
+
+    environment(**nowhere, MODELDEPLOY_GATEWAY_ARMS_CA_FILE="/etc/ours.pem")  # no node, and none is needed
+    assert (await GATEWAY.main()).startswith(f"updated model-gateway/{name}; ")
+    now = await Gateway.aload(name)
+    assert now == mine.model_copy(update={"arms_ca_file": "/etc/ours.pem"})
+
+    environment(**nowhere, MODELDEPLOY_GATEWAY_URL=url)  # the token of this address is known
+    await GATEWAY.main()
+    environment(**nowhere, MODELDEPLOY_GATEWAY_URL="http://127.0.0.1:9")
+    assert (await last_line(GATEWAY)).startswith("MODELDEPLOY_GATEWAY_TOKEN is not set: the node at http://127.0.0.1:9")
+    assert await Gateway.aload(name) == now
+
+
+async def last_line(script: ModuleType) -> str:
+    """What a script that fails says."""
+
+    def fail() -> str:
+        with pytest.raises(SystemExit) as ended:
+            run(script.main, script.VARIABLES)
+        return str(ended.value.code)
+
+    said = await asyncio.to_thread(fail)
+    assert "\n" not in said
+    return said
 
 
 async def test_a_saved_block_that_cannot_be_read_is_named(name: str) -> None:

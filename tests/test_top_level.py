@@ -15,13 +15,17 @@ import cloudpickle
 import pytest
 import yaml
 from prefect import Flow
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.flows import load_flow_from_entrypoint
 from prefect.schedules import Schedule
 
 import prefect_modeldeploy.flows as flows
 
 ROOT = Path(__file__).parent.parent
-DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load((ROOT / "flows" / "prefect.yaml").read_text())["deployments"]
+FILE = yaml.safe_load((ROOT / "flows" / "prefect.yaml").read_text())
+DEPLOYMENTS: list[dict[str, Any]] = FILE["deployments"]
+[OFF] = [step[name]["deployments"] for step in FILE["build"] for name in step if name.endswith(".schedules_off")]
 SCRIPTS = sorted(ROOT.glob("flows/*.py")) + sorted(ROOT.glob("blocks/*.py"))
 CREATE = [file for file in SCRIPTS if file.name.startswith("create_")]
 TRIGGERS = [trigger["name"] for deployment in DEPLOYMENTS for trigger in deployment.get("triggers", [])]
@@ -50,9 +54,12 @@ def imported(file: Path) -> ModuleType:
 def test_every_script_imports_without_doing_anything(file: Path) -> None:
     module = imported(file)
     assert module.__doc__, "a script says what the user will see"
-    for schedule in [found for found in vars(module).values() if isinstance(found, Schedule)]:
-        assert schedule.slug
-        assert schedule.timezone
+    assert not [found for found in vars(module).values() if isinstance(found, Schedule)], "they always say active"
+    for one in [found for found in vars(module).values() if isinstance(found, DeploymentScheduleCreate)]:
+        assert one.slug
+        assert isinstance(one.schedule, CronSchedule)
+        assert one.schedule.timezone
+        assert "active" not in one.model_fields_set, "what a person switched off stays off"
 
 
 def variables(script: ModuleType) -> dict[str, str]:
@@ -81,7 +88,7 @@ def test_the_readme_names_the_variables_of_a_block_as_its_script_does(file: Path
     script = imported(file)
     [row] = [line for line in (ROOT / "README.md").read_text().splitlines() if f"`blocks/{file.name}` |" in line]
     named = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", row))
-    assert required(script) <= named <= set(variables(script))
+    assert named == set(variables(script))
 
 
 def test_every_flow_is_served_by_a_script() -> None:
@@ -95,17 +102,19 @@ class TestDeployments:
         flow = load_flow_from_entrypoint(deployment["entrypoint"])
         assert set(deployment.get("parameters", {})) <= set(flow.parameters.properties)
 
-    def test_every_schedule_has_a_slug_and_a_time_zone_and_does_not_say_active(
+    def test_every_schedule_has_a_slug_and_a_time_zone_and_is_off_only_if_it_was(
         self, deployment: dict[str, Any]
     ) -> None:
+        flow = load_flow_from_entrypoint(deployment["entrypoint"]).name
         for schedule in deployment.get("schedules", []):
-            assert schedule["slug"]
+            assert OFF[schedule["slug"]] == f"{flow}/{deployment['name']}"
             assert schedule["timezone"]
-            assert "active" not in schedule
+            assert schedule["active"] == f"{{{{ schedules.{schedule['slug']} }}}}"
             assert "parameters" not in schedule, "pausing a schedule in the UI erases them"
 
     def test_it_is_described_and_holds_no_secret_template(self, deployment: dict[str, Any]) -> None:
         assert deployment["description"].endswith(".")
+        assert "modeldeploy" in deployment["tags"]
         assert "prefect.blocks" not in yaml.dump(deployment)
 
 
@@ -179,9 +188,10 @@ def test_the_command_line_prints_the_path_of_the_deployments(options: list[str])
     pools = [deployment.pop("work_pool") for deployment in file["deployments"]]
     assert file["deployments"] == [{k: v for k, v in one.items() if k != "work_pool"} for one in DEPLOYMENTS]
     assert file["pull"] == []
+    *image, automations, schedules = file["build"]
     looks_up = {"id": "automations", "names": TRIGGERS}
-    *image, last = file["build"]
-    assert last == {"prefect_modeldeploy.deploying.automations_enabled": looks_up}
+    assert automations == {"prefect_modeldeploy.deploying.automations_enabled": looks_up}
+    assert schedules == {"prefect_modeldeploy.deploying.schedules_off": {"id": "schedules", "deployments": OFF}}
     if options:
         [step] = image
         [build] = step.values()

@@ -25,7 +25,7 @@ FLOWS = {flow.name for flow in vars(flows).values() if isinstance(flow, Flow)}
 
 def call(environment: dict[str, str], *command: str, cwd: Path = ROOT) -> str:
     """What a command says; it must succeed."""
-    done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False, timeout=150)
+    done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -75,6 +75,11 @@ async def runs_by(creator: str, name: str) -> list[FlowRun]:
 async def all_ended(name: str) -> bool:
     """Whether no run of a deployment is to come or under way."""
     return all(run.state and run.state.is_final() for run in await runs_of(name))
+
+
+async def is_to_run(name: str) -> bool:
+    """Whether a run of a deployment has been made for a time to come."""
+    return any(run.state and run.state.is_scheduled() for run in await runs_of(name))
 
 
 async def switch(name: str, *, on: bool) -> None:

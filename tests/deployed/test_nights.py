@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,17 @@ import pytest
 import pytest_asyncio
 import yaml
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.client.schemas.schedules import IntervalSchedule
 
-from prefect_modeldeploy import Autoscaling, DeploymentStatus, DeploymentTarget, promote_to_production
+from prefect_modeldeploy import Autoscaling, DeploymentStatus, DeploymentTarget, promote_to_production, scale_to_zero
 from prefect_modeldeploy.target import client_of
 from tests.conftest import eventually
 from tests.deployed.conftest import LINES
-from tests.deployed.kit import ROOT, all_ended, call, is_on, runs_by, runs_of, switch
+from tests.deployed.kit import ROOT, all_ended, call, is_on, is_to_run, runs_by, runs_of, switch
 from tests.flows.conftest import Site
 from tests.flows.hosted import hosted
+from tests.test_top_level import imported
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the set-up is counted too
 
@@ -74,7 +78,8 @@ def deploy_with_short_days(environment: dict[str, str], fleet: list[DeploymentTa
         if deployment["name"] in ("scale-down", "wake-up", "fleet-report"):
             deployment["parameters"]["targets"] = [target.endpoint for target in fleet]
             deployment["schedules"] = [
-                {"slug": schedule["slug"], "interval": 20} for schedule in deployment["schedules"]
+                {"slug": schedule["slug"], "active": schedule["active"], "interval": 20}
+                for schedule in deployment["schedules"]
             ]
         if deployment["name"] == "scale-down":
             deployment["parameters"]["only_if_idle_seconds"] = None
@@ -92,23 +97,42 @@ async def test_schedules_have_the_time_zone_and_are_on(deployed: dict[str, str])
             assert schedule.schedule.timezone == "Europe/Berlin"  # type: ignore[union-attr]
 
 
-async def test_a_trigger_that_a_person_switched_off_stays_off_when_all_is_deployed_again(
-    deployed: dict[str, str],
-) -> None:
-    """Although Prefect makes the automations of a deployment anew. What is on stays on."""
+async def test_what_a_person_switched_off_stays_off_when_all_is_deployed_again(deployed: dict[str, str]) -> None:
+    """Although Prefect makes automations anew, ends the pause of a deployment, and makes schedules anew beside one
+    that a person has added. What is on stays on."""
     off, on = "modeldeploy-roll-back-on-alert", "modeldeploy-canary-on-registration"
     async with get_client() as client:
         [before] = await client.read_automations_by_name(off)
         assert before.enabled
         await client.pause_automation(before.id)
+        down, up = [await client.read_deployment_by_name(name) for name in (DOWN, UP)]
+        await client.update_deployment(down.id, DeploymentUpdate(paused=True))  # as the UI's "pause all schedules"
+        await switch(UP, on=False)
+        await client.create_deployment_schedules(up.id, [(IntervalSchedule(interval=timedelta(days=1)), False)])
         try:
             await asyncio.to_thread(call, deployed, "bash", "-euc", LINES[-2])
             [after], [other] = [await client.read_automations_by_name(name) for name in (off, on)]
             assert after.id != before.id
             assert (after.enabled, other.enabled) == (False, True)
+            assert [await is_on(name) for name in (DOWN, UP, REPORT)] == [False, False, True]
+            # Deployed last, so what makes its runs has seen the others as they are now.
+            await eventually(lambda: is_to_run(REPORT), 60, every=0.5)
+            assert [await is_to_run(name) for name in (DOWN, UP)] == [False, False]
         finally:
             for one in await client.read_automations_by_name(off):
                 await client.resume_automation(one.id)
+            for name in (DOWN, UP):
+                await switch(name, on=True)
+
+
+async def test_what_a_person_switched_off_stays_off_when_a_script_is_started_again(prefect_server: None) -> None:
+    """Whose deployments are made as `serve()` does."""
+    evenings = imported(ROOT / "flows" / "scale_schedule.py").EVENINGS
+    served = await scale_to_zero.ato_deployment(name="evenings", schedules=[evenings])
+    for on in (True, False, True):
+        await served.aapply()
+        assert await is_on("scale-to-zero/evenings") is on, "a new one is on"
+        await switch("scale-to-zero/evenings", on=not on)
 
 
 async def test_a_night_by_schedule_with_a_pause_leaves_all_settings_as_they_were(

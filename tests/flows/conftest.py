@@ -39,6 +39,16 @@ async def has_told(target: DeploymentTarget, transitions: set[str]) -> bool:
     return {f"modeldeploy.rollout.{each}" for each in transitions} <= {event.event for event in found}
 
 
+async def has_served(target: DeploymentTarget, *deployments: str | None) -> bool:
+    """Whether Prefect has the target's asset as materialised with these deployments, and no others, in this order."""
+    key = f"{target.credentials.client_class.provider}://{target.endpoint}"
+    async with get_client() as client:
+        found = (await client.read_events(EventFilter(resource=EventResourceFilter(id=[key])), limit=50)).events
+    told = sorted(found, key=lambda event: event.occurred)
+    assert {event.event for event in told} <= {"prefect.asset.materialization.succeeded"}
+    return [event.payload["deployment"] for event in told] == list(deployments)
+
+
 class Site:
     """A target on a node of its own, and what one may want to know of it."""
 

@@ -207,6 +207,15 @@ async def test_a_rollout_in_flight_keeps_its_deployments_awake(site: Site) -> No
     assert rows["1"][1] == f"{site.target.endpoint} has a rollout at READY"
 
 
+async def test_what_has_requests_is_kept_awake_without_being_told(site: Site) -> None:
+    async with await site.load() as answers:
+        await site.history(answers, 5)
+        [row] = await scale_to_zero([site.target])
+    assert row.action == "kept"
+    assert row.reason.startswith("was idle for only ")
+    assert await own(site) == {f"{site.target.model}-1": "READY"}
+
+
 async def test_the_report_has_every_deployment_and_says_which_target_it_could_not_look_at(
     site: Site,
 ) -> None:

@@ -27,7 +27,7 @@ from prefect_modeldeploy.sandbox.journal import Request
 from prefect_modeldeploy.target import client_of
 from prefect_modeldeploy.tasks import _journal
 from tests.conftest import eventually
-from tests.flows.conftest import has_told
+from tests.flows.conftest import has_served, has_told
 from tests.flows.hosted import MAKERS, Hosted, hosted, up
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
@@ -47,6 +47,7 @@ async def test_a_native_promotion_serves_the_new_version_and_can_be_undone(provi
         async with client_of(site.target) as client:
             assert (await client.get(str(back.serving))).ready
         assert await site.served() == before
+        await eventually(lambda: has_served(site.target, record.serving, back.serving), 60, every=0.2)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import pytest_asyncio
@@ -111,12 +112,14 @@ def test_the_second_example_of_the_page_compiles() -> None:
 
 
 async def test_the_script_saves_the_gateway_of_this_machine(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"gateway-{uuid4().hex[:8]}"  # a saved one would stay as it is
     monkeypatch.setenv("MODELDEPLOY_HOME", str(world.site.home))
+    monkeypatch.setenv("MODELDEPLOY_GATEWAY", name)
     spec = importlib.util.spec_from_file_location("create_gateway", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     await script.main()
-    saved = await Gateway.aload("gateway")
+    saved = await Gateway.aload(name)
     assert (saved.url, saved.token) == (world.site.gateway.url, world.site.gateway.token)

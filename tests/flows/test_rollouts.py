@@ -10,7 +10,7 @@ from prefect_modeldeploy.errors import InvalidInput, UnsupportedOperation
 from prefect_modeldeploy.rollout import Phase
 from prefect_modeldeploy.target import client_of, router_of
 from tests.conftest import eventually
-from tests.flows.conftest import QUICK, Site, has_told
+from tests.flows.conftest import QUICK, Site, has_served, has_told
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -54,6 +54,7 @@ async def test_a_good_version_is_promoted_and_the_former_one_sleeps(site: Site) 
     report = Path(record.report or "").read_text()
     assert "was promoted" in report
     assert "better" in report
+    await eventually(lambda: has_served(site.target, f"{model}-2"), 60, every=0.2)
 
 
 @pytest.mark.slow
