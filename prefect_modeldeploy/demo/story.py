@@ -52,8 +52,12 @@ def tell(*, as_json: bool) -> int:
     except ModelDeployError as error:
         outcome.unmet.append(str(error))
     except Exception as error:
-        traceback.print_exc()
-        outcome.unmet.append(f"{type(error).__name__}: {error}")
+        # Prefect's client raises errors of its own from those of HTTP.
+        if isinstance(error, httpx.HTTPError) or isinstance(error.__cause__, httpx.HTTPError):
+            outcome.unmet.append(f"{error}; PREFECT_API_URL says which of Prefect's servers is asked")
+        else:
+            traceback.print_exc()
+            outcome.unmet.append(f"{type(error).__name__}: {error}")
     return conclude(outcome, console, as_json=as_json)
 
 
@@ -80,7 +84,7 @@ async def _play(outcome: Outcome, say: "Say") -> None:
     target = DeploymentTarget(credentials=LocalServing(home=home), model=MODEL, endpoint=f"{MODEL}-demo")
     say(
         f"training three versions of a classifier; version 3 will be wrong in {WRONG_PERCENT} % of its answers "
-        f"and fail in {FAILING_PERCENT} %"
+        f"and fail in {FAILING_PERCENT} %; meanwhile, a serving node and Prefect start"
     )
     # Prefect's server takes seconds to start: meanwhile, the models are trained and the node comes up.
     training, starting = asyncio.create_task(asyncio.to_thread(train, home)), asyncio.create_task(ensure_node(home))

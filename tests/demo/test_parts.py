@@ -1,6 +1,7 @@
 """The parts of the demo: how its models err, what it counts, what it expects, how it ends."""
 
 import json
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -197,3 +198,17 @@ async def test_a_traffic_process_that_fails_is_seen_at_once(samples: list[Sample
             await traffic.start()
     finally:
         assert not await traffic.stop()
+
+
+@pytest.mark.slow
+def test_a_prefect_server_that_cannot_be_reached_is_one_line_and_an_object_too(tmp_path: Path) -> None:
+    own = {"MODELDEPLOY_HOME": str(tmp_path), "PREFECT_HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    environment = os.environ | own | {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    command = [sys.executable, "-m", "prefect_modeldeploy.cli", "demo", "--json"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=110)
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    (reason,) = json.loads(ended.stdout.splitlines()[-1])["unmet"]
+    assert "http://127.0.0.1:9/api" in reason
+    assert "PREFECT_API_URL" in reason
+    assert list(tmp_path.glob("modeldeploy-demo-*")) == []  # its node had started, and has ended
