@@ -73,8 +73,10 @@ class Outcome:
 
 def conclude(outcome: Outcome, console: Console, *, as_json: bool) -> int:
     """Print what happened; returns the exit code: 0 only if every expectation held."""
-    if outcome.requests or outcome.rollouts:
+    if outcome.rollouts:
         console.print(_closing(outcome))
+    if outcome.requests:
+        console.print(_requests(outcome.requests))
     if outcome.report:
         console.print(f"report of the last rollout: {outcome.report}", soft_wrap=True, highlight=False, markup=False)
     for unmet in outcome.unmet:
@@ -101,14 +103,16 @@ def _closing(outcome: Outcome) -> Table:
         seconds = f"{record.seconds:.1f}" if record.seconds is not None else ""
         words = str(record.outcome).replace("_", " ")
         table.add_row(f"rollout of version {record.canary_version}", words, seconds, record.decided_by or "")
-    if requests := outcome.requests:
-        table.add_row("requests", f"{requests['sent']} sent, {requests['lost']} lost", "", "")
-        for version in sorted({by["version"] for by in requests["served"]}):
-            did = served_by(requests, version)
-            wrong = f" ({did['wrong'] / did['answered']:.1%} wrong)" if did["answered"] else ""
-            table.add_row(
-                f"- to version {version}", f"{did['answered']} answered{wrong}, {did['failed']} failed", "", ""
-            )
     if outcome.wake_seconds is not None:
         table.add_row("wake from zero", "answered", f"{outcome.wake_seconds:.2f}", "")
+    return table
+
+
+def _requests(requests: dict[str, Any]) -> Table:
+    table = Table("version", "as", title=f"{requests['sent']} requests sent, {requests['lost']} lost")
+    for column in ("answered", "of them wrong", "failed"):
+        table.add_column(column, justify="right")
+    for by in sorted(requests["served"], key=lambda by: (by["version"], by["arm"])):
+        wrong = f"{by['wrong'] / by['answered']:.1%}" if by["answered"] else ""
+        table.add_row(by["version"], by["arm"], str(by["answered"]), wrong, str(by["failed"]))
     return table
