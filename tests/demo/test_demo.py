@@ -1,7 +1,9 @@
 """`modeldeploy demo --json` as a new user runs it: everything is real, and all that was promised is in its output."""
 
+import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,21 +14,28 @@ import psutil
 import pytest
 from prefect.settings import get_current_settings
 
+from tests.conftest import eventually
 from tests.report.reading import Page
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def run_demo(directory: Path, **settings: str) -> dict[str, Any]:
-    """Run it with nothing of this machine's: the object on the last line of its output."""
-    own = {"MODELDEPLOY_HOME": "home", "PREFECT_HOME": "prefect", "TMPDIR": "temporary"}
+COMMAND = [sys.executable, "-m", "prefect_modeldeploy.cli", "demo", "--json"]
+
+
+def environment_in(directory: Path, **settings: str) -> dict[str, str]:
+    """Nothing of this machine's."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    for name, folder in own.items():
+    for name, folder in {"MODELDEPLOY_HOME": "home", "PREFECT_HOME": "prefect", "TMPDIR": "temporary"}.items():
         environment[name] = str(directory / folder)
         (directory / folder).mkdir()
-    command = [sys.executable, "-m", "prefect_modeldeploy.cli", "demo", "--json"]
-    environment |= settings
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=800)
+    return environment | settings
+
+
+def run_demo(directory: Path, **settings: str) -> dict[str, Any]:
+    """The object on the last line of its output."""
+    environment = environment_in(directory, **settings)
+    ended = subprocess.run(COMMAND, env=environment, capture_output=True, text=True, check=False, timeout=800)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "Traceback" not in ended.stderr
     facts: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
@@ -90,3 +99,22 @@ def test_with_a_prefect_server_the_demo_shows_up_there(prefect_server: None, tmp
         flows = [http.get(f"/flows/{each['flow_id']}").json()["name"] for each in inner]
         assert flows == ["promote-to-production", "canary-rollout", "canary-rollout", "scale-to-zero"]
         assert {each["state_type"] for each in inner} == {"COMPLETED"}
+
+
+async def test_ctrl_c_ends_the_demo_and_all_that_it_started(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    with said.open("wb") as output:
+        demo = subprocess.Popen(
+            COMMAND, env=environment_in(tmp_path), stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        await eventually(lambda: "requests a second" in said.read_text() or demo.poll() is not None, seconds=300)
+        started = psutil.Process(demo.pid).children(recursive=True)
+        assert len(started) >= 3, said.read_text()  # the node, Prefect's server, the requests
+        os.killpg(demo.pid, signal.SIGINT)  # as a terminal does: to Prefect's server as well
+        await asyncio.to_thread(demo.wait, 120)
+    finally:
+        demo.kill()
+    assert demo.returncode == 130, said.read_text()
+    await eventually(lambda: not any(each.is_running() for each in started))
+    leaves_nothing_behind(tmp_path)
