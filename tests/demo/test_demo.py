@@ -37,7 +37,6 @@ def run_demo(directory: Path, **settings: str) -> dict[str, Any]:
     environment = environment_in(directory, **settings)
     ended = subprocess.run(COMMAND, env=environment, capture_output=True, text=True, check=False, timeout=800)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "Traceback" not in ended.stderr
     facts: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     return facts
 
