@@ -117,7 +117,7 @@ def sandbox_start(
 
 @app.command
 def demo(*, json: Json = False) -> None:
-    """Roll out a good and a broken version of a real model under live traffic on this machine; about a minute."""
+    """Roll out a good and a broken version of a real model under live traffic on this machine; about two minutes."""
     from prefect_modeldeploy.demo.story import tell
 
     sys.exit(tell(as_json=json))

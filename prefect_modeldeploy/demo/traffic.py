@@ -18,22 +18,27 @@ WORKERS = 8
 
 
 class Traffic:
-    """Sends requests and counts what becomes of them."""
+    """Sends requests and counts what becomes of them: each is answered, failed by a model, or lost."""
 
     def __init__(self, url: str, samples: list[tuple[list[float], int]], rate: float) -> None:
         self._url, self._samples, self._rate = url, samples, rate
         self._counts: Counter[str] = Counter()
         self._by_arm: Counter[str] = Counter()
         self._by_status: Counter[str] = Counter()
+        self._served: dict[tuple[str, str], Counter[str]] = {}
         self._next, self._started = 0, time.monotonic()
         self._over = asyncio.Event()
 
     def counts(self) -> dict[str, Any]:
-        """What became of the requests so far."""
+        """What became of the requests so far; `served` says who answered or failed them, by arm and version."""
         return {
-            **{key: self._counts[key] for key in ("sent", "answered", "failed_by_model", "lost", "wrong")},
+            **{key: self._counts[key] for key in ("sent", "answered", "failed_by_model", "lost")},
             "by_arm": dict(self._by_arm),
             "by_status": dict(self._by_status),
+            "served": [
+                {"arm": arm, "version": version, **{key: did[key] for key in ("answered", "wrong", "failed")}}
+                for (arm, version), did in self._served.items()
+            ],
         }
 
     async def run(self) -> None:
@@ -69,25 +74,33 @@ class Traffic:
             self._counts["lost"] += 1
             self._by_status[type(error).__name__] += 1
             return
-        arm = answer.headers.get("x-modeldeploy-arm", "none")
-        self._by_arm[arm] += 1
+        self._by_arm[answer.headers.get("x-modeldeploy-arm", "none")] += 1
         self._by_status[str(answer.status_code)] += 1
+        self._count(answer, digit)
+
+    def _count(self, answer: httpx.Response, digit: int) -> None:
+        arm, version = answer.headers.get("x-modeldeploy-arm"), answer.headers.get("x-model-version")
+        if arm is None or version is None or not (answer.is_success or answer.status_code == 500):
+            self._counts["lost"] += 1  # no model said this
+            return
+        did = self._served.setdefault((arm, version), Counter())
         if answer.is_success:
             self._counts["answered"] += 1
-            self._counts["wrong"] += int(answer.json()["outputs"][0]["data"][0]) != digit
-        elif answer.status_code == 500 and arm != "none":
-            self._counts["failed_by_model"] += 1
+            did["answered"] += 1
+            did["wrong"] += int(answer.json()["outputs"][0]["data"][0]) != digit
         else:
-            self._counts["lost"] += 1
+            self._counts["failed_by_model"] += 1
+            did["failed"] += 1
 
 
 async def _main(url: str, samples: list[tuple[list[float], int]], rate: float) -> None:
     traffic = Traffic(url, samples, rate)
-    loop = asyncio.get_running_loop()
-    closed = loop.run_in_executor(None, sys.stdin.read)
+    orders = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
+    closed = asyncio.create_task(orders.read())  # not in a thread: that would keep this process alive after a failure
     running = asyncio.create_task(traffic.run())
-    while not closed.done():
-        await asyncio.wait([closed], timeout=0.5)
+    while not closed.done() and not running.done():  # if it fails, the demo must see that at once
+        await asyncio.wait([closed, running], timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
         print(json.dumps(traffic.counts()), flush=True)
     traffic.stop()
     await running
