@@ -12,6 +12,9 @@ from tests.conftest import eventually
 from tests.traffic.conftest import Models, StartGateway, ask, endpoint, upstream
 from tests.traffic.load import load
 
+USERS = {0: "user-2210", 1: "user-11203", 9998: "user-4913", 9999: "user-2103"}
+"""Who has which number of 0..9999: xxh32 of the name, modulo 10,000. An arm gets the numbers below the end of its share."""
+
 
 async def arms_of(
     client: httpx.AsyncClient, gateway: Gateway, count: int, headers: dict[str, str] | None = None
@@ -28,13 +31,24 @@ def assert_share(count: int, total: int, percent: float) -> None:
     assert abs(count - total * share) <= 4.9 * math.sqrt(total * share * (1 - share)), (count, total, percent)
 
 
-@pytest.mark.parametrize("percent", [0.01, 5, 33.33, 50])
+@pytest.mark.parametrize("percent", [5, 33.33, 50])
 async def test_the_split_is_the_weight(start_gateway: StartGateway, models: Models, percent: float) -> None:
     gateway = await start_gateway(models.split(percent))
     async with load(gateway.url + "/prod/x", rate=2000, connections=16) as answers:
         await eventually(lambda: answers.count >= 2000)
     assert answers.failures == []
     assert_share(answers.by_arm["canary"], answers.count, percent)
+
+
+async def test_the_smallest_step_is_one_of_ten_thousand(
+    start_gateway: StartGateway, models: Models, client: httpx.AsyncClient
+) -> None:
+    gateway = await start_gateway(models.split(0, sticky_header="X-User"))
+    for percent, on_canary in {0.01: {0}, 0.02: {0, 1}, 99.98: {0, 1}, 99.99: {0, 1, 9998}}.items():
+        await gateway.apply(models.split(percent, sticky_header="X-User"))
+        for number, user in USERS.items():
+            expected = "canary" if number in on_canary else "stable"
+            assert await arms_of(client, gateway, 1, {"X-User": user}) == {expected: 1}, (percent, number)
 
 
 @pytest.mark.parametrize(("percent", "arm"), [(0, "stable"), (100, "canary")])
