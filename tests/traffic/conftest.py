@@ -56,7 +56,7 @@ class Models:
     canary: int
 
     def split(self, canary: float, **options: Any) -> DataPlane:
-        weights = {"stable": 100 - canary, "canary": canary}
+        weights = {"stable": round(100 - canary, 2), "canary": canary}
         return DataPlane(
             (endpoint(weights, **options),), (upstream("stable", self.stable), upstream("canary", self.canary))
         )

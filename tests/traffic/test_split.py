@@ -13,7 +13,7 @@ from tests.traffic.conftest import Models, StartGateway, ask, endpoint, upstream
 from tests.traffic.load import load
 
 USERS = {0: "user-2210", 1: "user-11203", 9998: "user-4913", 9999: "user-2103"}
-"""Who has which number of 0..9999: xxh32 of the name, modulo 10,000. An arm gets the numbers below the end of its share."""
+"""Who has which number of 0..9999: xxh32 of the name, modulo 10,000. The canary has the numbers below its share."""
 
 
 async def arms_of(
