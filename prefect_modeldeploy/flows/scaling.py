@@ -20,8 +20,8 @@ async def scale_to_zero(
     targets: Targets,
     only_if_idle_seconds: Seconds | None = 300.0,
     on_no_wake: Literal["refuse", "stop"] = "refuse",
-    exclude: list[str] | None = None,
     dry_run: bool = False,
+    exclude: list[str] | None = None,
 ) -> list[FleetRow]:
     """Let go of all replicas of idle models; the next request wakes them. Never touches a rollout in flight.
 
@@ -32,8 +32,8 @@ async def scale_to_zero(
         targets: Deployment Target blocks, or names of saved ones.
         only_if_idle_seconds: Only models without a request for so many seconds. None: busy ones too.
         on_no_wake: Where a provider cannot wake by itself: refuse, or stop the model until wake-up starts it.
-        exclude: Names, ids, environments, labels (team=risk; Local, Docker, Baseten, Scale V5) to keep; * and ? match.
         dry_run: Only say what would be done.
+        exclude: Names, ids, environments, labels (team=risk; Local, Docker, Baseten, Scale V5) to keep; * and ? match.
 
     Returns:
         One row per deployment: what was done, or why not. Also a table artifact.
