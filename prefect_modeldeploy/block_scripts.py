@@ -16,6 +16,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import get_current_settings
 from pydantic import ValidationError
 
+from prefect_modeldeploy.compat import warn_if_server_cannot_start
 from prefect_modeldeploy.errors import InvalidInput, ModelDeployError
 from prefect_modeldeploy.target import DeploymentTarget
 
@@ -93,6 +94,7 @@ def run(main: Callable[[], Coroutine[Any, Any, str]], variables: Mapping[str, st
         main: Saves the block and returns what it did.
         variables: Name of the variable, by field of the block: what a message about a field names.
     """
+    warn_if_server_cannot_start()
     logging.getLogger("stamina").setLevel(logging.ERROR)  # the transport says itself that it tries again
     try:
         print(asyncio.run(main()))

@@ -1,6 +1,5 @@
 """The flows: each usable alone, in a deployment, and inside others."""
 
-from prefect_modeldeploy.compat import warn_if_server_cannot_start
 from prefect_modeldeploy.flows.canary import canary_rollout
 from prefect_modeldeploy.flows.cleaning import clean_up_orphans
 from prefect_modeldeploy.flows.fleet import fleet_report
@@ -10,8 +9,6 @@ from prefect_modeldeploy.flows.reconcile import reconcile_rollouts
 from prefect_modeldeploy.flows.roll_back import roll_back
 from prefect_modeldeploy.flows.scaling import scale_to_zero, wake_up
 from prefect_modeldeploy.rollout import Approval
-
-warn_if_server_cannot_start()
 
 __all__ = [
     "Approval",

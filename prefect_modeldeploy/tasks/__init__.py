@@ -1,5 +1,6 @@
 """One task per operation; each exists as `name` (synchronous) and `aname` (asynchronous)."""
 
+from prefect_modeldeploy.compat import warn_if_server_cannot_start
 from prefect_modeldeploy.tasks.deployments import (
     acreate_deployment,
     adelete_deployment,
@@ -45,6 +46,8 @@ from prefect_modeldeploy.tasks.traffic import (
     set_traffic,
 )
 from prefect_modeldeploy.tasks.waiting import await_until_ready, wait_until_ready
+
+warn_if_server_cannot_start()  # here for the flows, too: they are made of tasks
 
 __all__ = [
     "Claim",
