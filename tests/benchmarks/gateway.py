@@ -1,9 +1,12 @@
-"""What the gateway costs, side by side on this machine: `python -m tests.benchmarks.gateway`. Needs wrk, takes 2 min.
+"""What the gateway costs, side by side on this machine: `python -m tests.benchmarks.gateway`. Needs wrk, takes 3 min.
 
 Everything shares the same cores, so the ratios count, not the figures: each is the median over pairs that were measured
 one after the other. "proxy us" is the CPU time of the proxy a request, its least over the rounds.
+
+`--rounds` and `--seconds` make it shorter, `--only log` leaves the rest out.
 """
 
+import argparse
 import asyncio
 import contextlib
 import json
@@ -16,8 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -32,7 +35,9 @@ from prefect_modeldeploy.traffic.gateway import DataPlane, Gateway
 from prefect_modeldeploy.traffic.windows import WindowStore
 from tests.traffic.load import load
 
-ROUNDS, SECONDS, CONNECTIONS = 9, 2, 32
+CONNECTIONS = 32
+READ_SECONDS = 1.0
+"""A node reads every 10 s, and when a rollout asks: more often than that here, so that each round has its share."""
 BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP64", "data": [5.1, 3.5, 1.4, 0.2]}]})
 
 LUA = f"""
@@ -46,6 +51,14 @@ function done(summary, latency)
     errors.connect + errors.read + errors.write + errors.timeout + errors.status))
 end
 """
+
+
+@dataclass(frozen=True)
+class Length:
+    """How many rounds, and how many seconds each."""
+
+    rounds: int
+    seconds: int
 
 
 @dataclass(frozen=True)
@@ -171,20 +184,72 @@ async def worker_of(proxy: Gateway) -> psutil.Process:
     return psutil.Process(workers.current)
 
 
-Candidates = dict[str, tuple[str, psutil.Process | None]]
-"""URL and proxy, by name."""
+@dataclass(frozen=True)
+class Candidate:
+    """What is measured: its URL, its proxy, and what is to end after a round before the next one begins."""
+
+    url: str
+    proxy: psutil.Process | None
+    settle: Callable[[], None] = lambda: None
 
 
-def in_turns(candidates: Candidates, directory: Path) -> dict[str, list[Round]]:
+Candidates = dict[str, Candidate]
+
+
+@dataclass
+class Reader:
+    """A process that counts a gateway's log while it is written, as the node does; how far behind it was."""
+
+    log: Path
+    database: Path
+    lags: list[tuple[int, float]] = field(default_factory=list)
+    """After each round: bytes that were not counted yet, and seconds until they were."""
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[WindowStore]:
+        """Yields another connection to what it has counted."""
+        store = WindowStore(sqlite3.connect(self.database, check_same_thread=False))  # by one at a time
+        program = [sys.executable, "-m", "tests.benchmarks.gateway", "--read", str(self.log), str(self.database)]
+        process = subprocess.Popen(program)
+        try:
+            self._store = store
+            yield store
+        finally:
+            process.terminate()
+            process.wait()
+
+    def catch_up(self) -> None:
+        """Wait until it has counted everything; note how long that took."""
+        size, began = self.log.stat().st_size, time.monotonic()
+        behind = size - self._store.offset(self.log)
+        while self._store.offset(self.log) < size:
+            if time.monotonic() - began > 120:
+                raise SystemExit("the reader does not come to an end")
+            time.sleep(0.01)
+        self.lags.append((behind, time.monotonic() - began))
+
+
+def read_as_the_node_does(log: Path, database: Path) -> None:
+    store = WindowStore(sqlite3.connect(database))
+    while True:
+        while store.ingest([log]):
+            time.sleep(0)
+        time.sleep(READ_SECONDS)
+
+
+def in_turns(candidates: Candidates, directory: Path, length: Length) -> dict[str, list[Round]]:
     """Measure each in turn after a warm-up, every other round in the other order."""
     script = directory / "post.lua"
     script.write_text(LUA)
-    for url, proxy in candidates.values():
-        wrk(url, script, 1, proxy)
+    for one in candidates.values():
+        wrk(one.url, script, 1, one.proxy)
+        one.settle()
     rounds: dict[str, list[Round]] = {name: [] for name in candidates}
-    for number in range(ROUNDS):
+    for number in range(length.rounds):
         for name in list(candidates)[:: 1 if number % 2 else -1]:
-            rounds[name].append(wrk(candidates[name][0], script, SECONDS, candidates[name][1]))
+            one = candidates[name]
+            rounds[name].append(wrk(one.url, script, length.seconds, one.proxy))
+            one.settle()
     return rounds
 
 
@@ -204,37 +269,51 @@ def show(title: str, rounds: dict[str, list[Round]], base: str, goal: str) -> No
 # --- what is measured ------------------------------------------------------------------------------------------------
 
 
-async def measure_log(directory: Path) -> None:
+async def measure_log(directory: Path, length: Length) -> None:
     with static_server(directory, "static") as port:
         state = plane(port, port, 10)
         async with (
             gateway(directory / "off", state, log=False) as off,
             gateway(directory / "on", state) as on,
+            gateway(directory / "read", state) as read,
         ):
-            candidates: Candidates = {
-                "measurements off": (f"{off.url}/prod/x", await worker_of(off)),
-                "measurements on": (f"{on.url}/prod/x", await worker_of(on)),
-            }
-            results = await asyncio.to_thread(in_turns, candidates, directory)
-            show("The same proxy without and with measurements", results, "measurements off", ">= 0.9, p99 <= 1.2")
+            reader = Reader(read.logs[0], directory / "read.db")
+            with reader.running() as counted:
+                candidates: Candidates = {
+                    "measurements off": Candidate(f"{off.url}/prod/x", await worker_of(off)),
+                    "measurements on": Candidate(f"{on.url}/prod/x", await worker_of(on)),
+                    "on, with a reader": Candidate(f"{read.url}/prod/x", await worker_of(read), reader.catch_up),
+                }
+                results = await asyncio.to_thread(in_turns, candidates, directory, length)
+                show("The same proxy without and with measurements", results, "measurements off", ">= 0.9, p99 <= 1.2")
+                lost, total = await lost_of(read, counted)
+            after_rounds = reader.lags[1:]  # at the first one, after the warm-up, it was still starting
+            behind, late = (max(values) for values in zip(*after_rounds, strict=True))
+            lag = f"at most {behind / 1e6:.1f} MB behind, caught up in {late:.2f} s"
+            print(f"  read meanwhile: {lag}; lost: {lost} of {total}")
             started, lines, store = time.monotonic(), 0, WindowStore(sqlite3.connect(directory / "windows.db"))
             while found := store.ingest(on.logs):
                 lines += found
             rate = lines / (time.monotonic() - started)
-            generation, counted = await on.responses()
-            lost = sum(store.difference(generation, counted).values())
-            print(f"  read afterwards: {lines} lines at {rate:.0f}/s; lost: {lost} of {sum(counted.values())}")
+            lost, total = await lost_of(on, store)
+            print(f"  read afterwards: {lines} lines at {rate:.0f}/s; lost: {lost} of {total}")
 
 
-async def measure_replica(directory: Path) -> None:
+async def lost_of(proxy: Gateway, store: WindowStore) -> tuple[int, int]:
+    """Answers that the proxy counted and its log did not, and all that it counted."""
+    generation, counted = await proxy.responses()
+    return sum(store.difference(generation, counted).values()), sum(counted.values())
+
+
+async def measure_replica(directory: Path, length: Length) -> None:
     with replica(directory) as port:
         async with gateway(directory / "replica", plane(port, port, 10)) as proxy:
             path = "/v2/models/m/infer"
             candidates: Candidates = {
-                "direct": (f"http://127.0.0.1:{port}{path}", None),
-                "through the gateway": (f"{proxy.url}/prod{path}", await worker_of(proxy)),
+                "direct": Candidate(f"http://127.0.0.1:{port}{path}", None),
+                "through the gateway": Candidate(f"{proxy.url}/prod{path}", await worker_of(proxy)),
             }
-            results = await asyncio.to_thread(in_turns, candidates, directory)
+            results = await asyncio.to_thread(in_turns, candidates, directory, length)
             show("One scikit-learn replica", results, "direct", ">= 0.9")
 
 
@@ -261,16 +340,27 @@ async def measure_changes(directory: Path) -> None:
                 print(f"  {name:34s} p50 {p50:.1f} ms, p99 {p99:.1f}, max {most:.1f}")
 
 
-async def main() -> None:
+async def main(length: Length, only: str | None) -> None:
     if shutil.which("wrk") is None:
         raise SystemExit("this benchmark needs wrk: apt install wrk, or brew install wrk")
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; wrk with {CONNECTIONS} connections")
-        await measure_log(directory)
-        await measure_replica(directory)
-        await measure_changes(directory)
+        if only in (None, "log"):
+            await measure_log(directory, length)
+        if only in (None, "replica"):
+            await measure_replica(directory, length)
+        if only in (None, "changes"):
+            await measure_changes(directory)
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=int, default=2, help="of each round")
+    parser.add_argument("--only", choices=["log", "replica", "changes"])
+    parser.add_argument("--read", nargs=2, type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.read:
+        read_as_the_node_does(*given.read)
+    asyncio.run(main(Length(given.rounds, given.seconds), given.only))
