@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from prefect_modeldeploy.deployments import DeploymentStatus
 from prefect_modeldeploy.errors import NodeError
 from prefect_modeldeploy.local.autostart import ensure_node, find_node, node_overview, stop_node
 from prefect_modeldeploy.local.home import Home
+from tests.conftest import eventually
 from tests.local.conftest import RunningNode, processes_of
 
 
@@ -122,3 +124,27 @@ def test_the_node_imports_nothing_heavy() -> None:
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert said.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+async def test_twenty_deployments_at_zero_cost_no_processes(own_node: RunningNode) -> None:
+    node = own_node
+
+    async def at_zero(name: str) -> None:
+        await node.deploy(name, "toy_models:echo", wait=False)
+        await node.client.scale_deployment(name, replicas=0)
+        await node.until(name, DeploymentStatus.SCALED_TO_ZERO)
+
+    await node.deploy("first", "toy_models:echo")
+    await node.client.stop_deployment("first")
+    await node.until("first", DeploymentStatus.STOPPED)
+
+    async def zygotes() -> bool:
+        return bool((await node.client.status())["zygotes"])
+
+    if sys.platform == "linux":
+        await eventually(zygotes)
+    without = len(processes_of(node.home))
+    await asyncio.gather(*(at_zero(f"zero-{number}") for number in range(20)))
+    assert (await node.client.status())["replicas"] == 0
+    await eventually(lambda: len(processes_of(node.home)) <= without)  # workers that a reload has replaced end soon
