@@ -18,7 +18,7 @@ from prefect_modeldeploy.errors import Conflict, ModelDeployError, NotFound
 from prefect_modeldeploy.local.autostart import stop_node
 from tests.flows.conftest import Site
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixtures("prefect_server")]
 
 Step = tuple[str, tuple[Any, ...]]
 Story = Generator[Step, Any, None]
