@@ -1,8 +1,4 @@
-"""The stories in which accidents happen: what is set up, which flow runs, who mends it, and what must hold then.
-
-DESIGN section 7, from outside: weights sum to 100 %, traffic goes to ready arms only, the rollout has ended, exactly
-one production deployment serves and the record says which, nothing that the rollout created is left.
-"""
+"""The stories in which accidents happen: what is set up, which flow runs and who mends it."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -24,23 +20,22 @@ from prefect_modeldeploy import (
     scale_to_zero,
     wake_up,
 )
-from prefect_modeldeploy.deployments import Autoscaling, Deployment, DeploymentSpec, DeploymentStatus
+from prefect_modeldeploy.deployments import Autoscaling, DeploymentSpec
 from prefect_modeldeploy.flows._start import run_rollout
 from prefect_modeldeploy.flows.reconcile import reconcile_rollouts
-from prefect_modeldeploy.rollout import Approval, Effect, Phase, RolloutRecord
+from prefect_modeldeploy.rollout import Approval, Effect, RolloutRecord
 from prefect_modeldeploy.target import client_of
-from prefect_modeldeploy.tasks import _journal
-from prefect_modeldeploy.tasks._notes import LetGo, Notes
 from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm
+from tests.chaos import looks
 from tests.flows.conftest import QUICK, Site
-from tests.flows.hosted import MAKERS, Hosted, hosted
+from tests.flows.hosted import MAKERS, hosted
 from tests.traffic.load import Answers
 
 
 @flow
 async def hand_over(target: DeploymentTarget | str, candidate: DeploymentSpec) -> RolloutRecord:
     """A rollout without steps that ends in the provider's own promotion, behind a router of the provider."""
-    plan = CanaryPlan(steps=(), promote="native", smoke_request={"x": 1}, failed_canary="keep")
+    plan = CanaryPlan(steps=(), promote="native", smoke_request={"x": 1}, former="delete")
     return await run_rollout(target, candidate, plan, kind="promotion")
 
 
@@ -56,9 +51,6 @@ PLAN = QUICK.model_copy(
 
 SILENCE = Approval(before=("traffic", "promotion"), timeout_seconds=5, on_timeout="promote")
 """A person is asked, and says nothing, but to a run that is suspended."""
-
-GONE = (DeploymentStatus.DELETED, DeploymentStatus.STOPPING)
-AT_REST = (DeploymentStatus.SCALED_TO_ZERO, DeploymentStatus.STOPPED)
 
 
 @dataclass
@@ -109,7 +101,7 @@ async def _rollout(flow: Callable[..., Any], more: dict[str, Any], home: Path, n
     async with local_site(home, number) as site, await site.load(rate=100) as answers:
         await site.history(answers, 100)
         arguments = {"target": site.target, "candidate": site.spec("2", source), **given}
-        look = partial(_look, site, source == "broken")
+        look = partial(looks.behind_the_gateway, site, source == "broken")
         yield Scene(flow, arguments, site.target, look, partial(_reconciled, site.target), answers)
 
 
@@ -118,40 +110,19 @@ async def _way_back(home: Path, number: int) -> AsyncIterator[Scene]:
     async with local_site(home, number) as site, await site.load(rate=100) as answers:
         await promote_to_production(site.target, site.spec("2", "as_good"))
         mend = partial(_reconciled, site.target)
-        yield Scene(roll_back, {"target": site.target}, site.target, partial(_look, site, False), mend, answers)
+        yield Scene(
+            roll_back,
+            {"target": site.target},
+            site.target,
+            partial(looks.behind_the_gateway, site, False),
+            mend,
+            answers,
+        )
 
 
 async def _reconciled(target: DeploymentTarget) -> str:
     ended = await reconcile_rollouts([target])
     return f"{ended[0].outcome} after reconcile" if ended else ""
-
-
-async def _look(site: Site, broken: bool) -> list[str]:
-    wrong: list[str] = []
-
-    def must(held: bool, what: str) -> None:
-        if not held:
-            wrong.append(what)
-
-    arms = await site.arms()
-    async with client_of(site.target) as client:
-        found = {d.id: d for d in await client.find(model=site.target.model) if d.status not in GONE}
-    must(abs(sum(weight for _, weight in arms.values()) - 100) < 1e-6, f"weights {arms}")
-    for name, (deployment, weight) in arms.items():
-        must(weight == 0 or (deployment in found and found[deployment].ready), f"{name} gets traffic and is not ready")
-    record = await _journal.load(site.target.endpoint)
-    if record is None or record.phase is not Phase.ENDED:
-        return [*wrong, f"the rollout has not ended: {record.phase if record else 'no record'}"]
-    serving = record.canary if record.outcome == "promoted" else record.stable
-    must(arms == {"stable": (serving, 100.0)}, f"{record.outcome}, but the arms are {arms}")
-    must(serving in found, f"{serving} is not there")
-    must(not (broken and record.outcome == "promoted"), "the broken version was promoted")
-    for id in found.keys() - {serving}:
-        kept = (record.plan.former != "delete" and id == record.stable) or record.kind == "roll_back"
-        must(
-            kept and (found[id].status in AT_REST or record.outcome != "promoted"), f"{id} is left, {found[id].status}"
-        )
-    return wrong
 
 
 @asynccontextmanager
@@ -169,29 +140,8 @@ async def _native(
             arguments["candidate"] = site.candidate
         if flow is promote_to_production:
             arguments["mode"] = "native"
-        before = await site.served()
-        look = partial(_look_natively, site, before)
+        look = partial(looks.natively, site, await looks.hosted_now(site))
         yield Scene(flow, arguments, site.target, look, partial(_reconciled, site.target))
-
-
-async def _look_natively(site: Hosted, before: set[tuple[str, str | None]]) -> list[str]:
-    wrong: list[str] = []
-    record, serving = await _journal.load(site.target.endpoint), await site.served()
-    if record is None or record.phase is not Phase.ENDED:
-        return [f"the rollout has not ended: {record.phase if record else 'no record'}"]
-    if len(serving) != 1:
-        wrong.append(f"{len(serving)} serve: {serving}")
-    if (serving == before) is (record.outcome == "promoted"):
-        wrong.append(f"{record.outcome}, but {before} was there before and {serving} serves now")
-    if record.outcome == "promoted" and not await _ready(site, record):
-        wrong.append("what serves is not ready")
-    return wrong
-
-
-async def _ready(site: Hosted, record: RolloutRecord) -> bool:
-    async with client_of(site.target) as client:
-        found = await client.find(model=site.target.model)
-    return any(d.ready for d in found if d.id == (record.serving or record.canary))
 
 
 @asynccontextmanager
@@ -218,7 +168,7 @@ async def _evening(target: DeploymentTarget, deployment_id: str, flow: Callable[
     asleep = {"targets": [target], "only_if_idle_seconds": None, "on_no_wake": "stop"}
     if flow is wake_up:
         await scale_to_zero(**asleep)
-    look = partial(_look_in_the_morning, target, before)
+    look = partial(looks.in_the_morning, target, before)
     arguments = {"targets": [target]} if flow is wake_up else asleep
     return Scene(flow, arguments, target, look, partial(_morning, target, asleep if flow is scale_to_zero else None))
 
@@ -229,22 +179,6 @@ async def _morning(target: DeploymentTarget, asleep: dict[str, Any] | None) -> s
         await scale_to_zero(**asleep)
     await wake_up([target], timeout_seconds=60)
     return "awake"
-
-
-async def _look_in_the_morning(target: DeploymentTarget, before: Deployment) -> list[str]:
-    wrong: list[str] = []
-    async with client_of(target) as client:
-        found = [d for d in await client.find(model=target.model) if d.status not in GONE]
-        after = await client.get(before.id)
-    if len(found) != 1:
-        wrong.append(f"{[d.id for d in found]} are there")
-    if after.autoscaling != before.autoscaling:
-        wrong.append(f"its settings are {after.autoscaling}, and were {before.autoscaling}")
-    if not after.ready:
-        wrong.append(f"it is {after.status}")
-    if notes := await Notes(LetGo, target.endpoint).all():
-        wrong.append(f"still remembered: {sorted(notes)}")
-    return wrong
 
 
 def _of(*effects: Effect) -> tuple[str, ...]:
