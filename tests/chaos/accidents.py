@@ -28,6 +28,9 @@ from prefect_modeldeploy.rollout import Effect, RolloutRecord
 from prefect_modeldeploy.tasks._notes import Notes
 
 HOWS = ("kill", "sigterm", "ui cancel", "exception", "lost answer")
+STOP = "stop"
+"""The process hangs, and wakes up when another one has done its work; each takes 20 s, so only at some points."""
+
 WHENS = ("before", "after", "saved")
 
 CALLS = {

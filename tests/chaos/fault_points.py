@@ -9,11 +9,13 @@ import itertools
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,10 +31,13 @@ from rich.table import Table
 
 from prefect_modeldeploy import DeploymentTarget, orders
 from prefect_modeldeploy.local.autostart import stop_node
+from prefect_modeldeploy.rollout import Phase
 from prefect_modeldeploy.tasks import _journal
-from tests.chaos import served, victim
+from tests.chaos import accidents, served, victim
 from tests.chaos.accidents import CALLS, HOWS, WHENS, Case
-from tests.chaos.stories import STORIES
+from tests.chaos.expected import ROLLED_BACK, TOLD
+from tests.chaos.stories import AFTER_RECONCILE, STOPPED, STORIES, Scene
+from tests.conftest import eventually
 
 _PATIENCE_SECONDS = 180.0
 
@@ -55,7 +60,10 @@ class Trial:
     outcome: str = ""
     violations: list[str] = field(default_factory=list)
     lost: int = 0
+    how_lost: dict[str, int] = field(default_factory=dict)
     answered: int = 0
+    looks: int = 0
+    """At the endpoint's arms, while it happened."""
 
     @property
     def where(self) -> Point:
@@ -68,7 +76,8 @@ class Trial:
 
 def points(story: str) -> list[tuple[str, str]]:
     """Every (point, how) of a story."""
-    return [
+    stopped = [(point, accidents.STOP) for point in STOPPED.get(story, ())]
+    return stopped + [
         (f"{place}:{when}", how)
         for place, when, how in itertools.product(STORIES[story].places, WHENS, HOWS)
         # Nothing of ours can fail between a save and the next effect but the process; calls have no save of theirs.
@@ -79,31 +88,73 @@ def points(story: str) -> list[tuple[str, str]]:
 async def attempt(home: Path, number: int, story: str, point: str, how: str) -> Trial:
     """Run the story with one accident, mend it, and look."""
     trial = Trial(story, point, how)
-    async with STORIES[story].stage(home, number) as scene:
+    async with STORIES[story].stage(home, number) as scene, scene.watch() if scene.watch else nullcontext() as seen:
         marker = home / f"struck-{number}"
         case = Case(scene.flow, scene.arguments, scene.target, point, how, marker)
-        said = await (_under_a_runner if how == "ui cancel" else _alone)(home, case)
+        served = await scene.serves() if scene.serves else None
+
+        async def mend() -> None:
+            trial.outcome = await scene.mend()
+
+        match how:
+            case "ui cancel":
+                said = await _under_a_runner(home, case)
+            case accidents.STOP:
+                said = await _alone(home, case, mend)
+            case _:
+                said = await _alone(home, case)
         if not marker.exists():
             trial.violations.append(f"the point was not reached: {said[-300:]}")
-        trial.outcome = await scene.mend()
+        allowed = STORIES[story].outcomes(point, how)
+        if how in TOLD and allowed == ROLLED_BACK and scene.serves and not await _has_ended(scene):
+            now = await scene.serves()
+            if now != served:
+                trial.violations.append(f"told to end, it has left {now}, and {served} served before")
+        if how != accidents.STOP:
+            await mend()
         if not trial.outcome and (record := await _journal.load(scene.target.endpoint)):
             trial.outcome = record.outcome or ""
+        if allowed and trial.outcome.removesuffix(AFTER_RECONCILE) not in allowed:
+            trial.violations.append(f"{trial.outcome or 'no outcome'}, and right is {' or '.join(sorted(allowed))}")
         trial.violations += await scene.look()
         await asyncio.sleep(0.2)  # what the last change did to clients
-    trial.lost = len([failure for failure in scene.answers.failures if failure != "status 500"])  # the models' own
+    if seen is not None:
+        trial.violations += seen.wrong
+        trial.looks = seen.looks
+    failures = Counter(scene.answers.failures)
+    failures["status 500"] -= scene.answers.of_models  # those are the models' own
+    trial.how_lost = dict(+failures)
+    trial.lost = failures.total()
     trial.answered = scene.answers.count
     return trial
 
 
-async def _alone(home: Path, case: Case) -> str:
-    """Run the case in a process; returns what it printed."""
+async def _has_ended(scene: Scene) -> bool:
+    record = await _journal.load(scene.target.endpoint)
+    return record is not None and record.phase is Phase.ENDED
+
+
+async def _alone(home: Path, case: Case, meanwhile: Callable[[], Awaitable[None]] | None = None) -> str:
+    """Run the case in a process; returns what it printed.
+
+    Args:
+        home: Where its files go.
+        case: The case.
+        meanwhile: What happens while it is stopped, before it wakes up. None: it is not.
+    """
     path, said = case.write(home / "case"), home / "said"
     process = _PROCESSES.Process(target=victim.run, args=(str(path), get_current_settings().api.url, str(said)))
     process.start()
-    await asyncio.to_thread(process.join, _PATIENCE_SECONDS)
-    if process.is_alive():
+    try:
+        if meanwhile is not None:
+            await eventually(lambda: case.marker.exists() or not process.is_alive(), seconds=_PATIENCE_SECONDS)
+            await meanwhile()
+            os.kill(process.pid or 0, signal.SIGCONT)
+        await asyncio.to_thread(process.join, _PATIENCE_SECONDS)
+        if process.is_alive():
+            raise TimeoutError(f"it runs for {_PATIENCE_SECONDS:g} s: {said.read_text()[-300:]}")
+    finally:
         process.kill()
-        raise TimeoutError(f"it runs for {_PATIENCE_SECONDS:g} s: {said.read_text()[-300:]}")
     return said.read_text(errors="replace")
 
 
@@ -188,7 +239,8 @@ def show(trials: Sequence[Trial]) -> bool:
             console.print(trial)
     print(
         f"{len(trials)} points, {sum(len(t.violations) for t in trials)} violations, "
-        f"{sum(t.answered for t in trials):,} requests, {sum(t.lost for t in trials)} lost"
+        f"{sum(t.answered for t in trials):,} requests, {sum(t.lost for t in trials)} lost, "
+        f"{sum(t.looks for t in trials):,} looks at arms"
     )
     return all(trial.is_well for trial in trials)
 
@@ -219,7 +271,7 @@ async def try_points(home: Path, chosen: Sequence[Point], journal: Path | None =
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--story", choices=list(STORIES), action="append", help="default: all")
-    parser.add_argument("--how", choices=HOWS, action="append", help="default: all")
+    parser.add_argument("--how", choices=(*HOWS, accidents.STOP), action="append", help="default: all")
     parser.add_argument("--at", help="only points that contain this, such as `shift:` or `:after`", default="")
     parser.add_argument("--jobs", type=int, default=2, help="so many at once, each with a server and a node of its own")
     parser.add_argument("--journal", type=Path, help="a file of trials: those in it that went well are not tried again")
@@ -228,7 +280,7 @@ def main() -> None:
         (story, point, how)
         for story in asked.story or STORIES
         for point, how in points(story)
-        if how in (asked.how or HOWS) and asked.at in point
+        if how in (asked.how or (*HOWS, accidents.STOP)) and asked.at in point
     ]
     before = {each.where: each for each in _read(asked.journal) if each.where in chosen and each.is_well}
     left = sorted((where for where in chosen if where not in before), key=lambda where: where[2])  # as slow, each share

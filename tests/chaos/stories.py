@@ -20,16 +20,18 @@ from prefect_modeldeploy import (
     scale_to_zero,
     wake_up,
 )
-from prefect_modeldeploy.deployments import Autoscaling, DeploymentSpec
+from prefect_modeldeploy.deployments import Autoscaling, Capability, DeploymentSpec
 from prefect_modeldeploy.flows._start import run_rollout
 from prefect_modeldeploy.flows.reconcile import reconcile_rollouts
 from prefect_modeldeploy.rollout import Approval, Effect, RolloutRecord
-from prefect_modeldeploy.target import client_of
+from prefect_modeldeploy.target import client_of, register_arms
 from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm
-from tests.chaos import looks
+from tests.chaos import expected, looks
+from tests.chaos.watching import Seen, watched
+from tests.flows import arms_kit
 from tests.flows.conftest import QUICK, Site
 from tests.flows.hosted import MAKERS, hosted
-from tests.traffic.load import Answers
+from tests.traffic.load import Answers, load
 
 
 @flow
@@ -49,8 +51,14 @@ PLAN = QUICK.model_copy(
     }
 )
 
+_LET_GO = {"former": "scale_to_zero", "failed_canary": "scale_to_zero"}
+"""Where a provider cannot delete."""
+
 SILENCE = Approval(before=("traffic", "promotion"), timeout_seconds=5, on_timeout="promote")
 """A person is asked, and says nothing, but to a run that is suspended."""
+
+
+AFTER_RECONCILE = " after reconcile"
 
 
 @dataclass
@@ -61,10 +69,14 @@ class Scene:
     arguments: dict[str, Any]
     target: DeploymentTarget
     look: Callable[[], Awaitable[list[str]]]
-    """What is wrong."""
+    """What is wrong in the end."""
     mend: Callable[[], Awaitable[str]]
     """What happens next in real life; returns what came of it."""
     answers: Answers = field(default_factory=Answers)
+    serves: Callable[[], Awaitable[object]] | None = None
+    """What serves now: once a rollout has turned back, the same as before it."""
+    watch: Callable[[], AbstractAsyncContextManager[Seen]] | None = None
+    """The endpoint's arms, all the while."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,16 @@ class Story:
 
     places: tuple[str, ...]
     stage: Callable[[Path, int], AbstractAsyncContextManager[Scene]]
+    ends: str = "promoted"
+    """Its outcome without an accident; empty where nothing is rolled out."""
+    by_provider: bool = False
+    """Whether the provider alone moves the traffic."""
+
+    def outcomes(self, point: str, how: str) -> frozenset[str]:
+        """Those that are right; none where nothing is rolled out."""
+        if not self.ends:
+            return frozenset()
+        return expected.outcomes(self.places, self.ends, point, how, by_provider=self.by_provider)
 
 
 @asynccontextmanager
@@ -100,29 +122,57 @@ async def _rollout(flow: Callable[..., Any], more: dict[str, Any], home: Path, n
     given = {name: value for name, value in more.items() if name != "broken"}
     async with local_site(home, number) as site, await site.load(rate=100) as answers:
         await site.history(answers, 100)
-        arguments = {"target": site.target, "candidate": site.spec("2", source), **given}
-        look = partial(looks.behind_the_gateway, site, source == "broken")
-        yield Scene(flow, arguments, site.target, look, partial(_reconciled, site.target), answers)
+        yield await _behind_the_gateway(flow, {"candidate": site.spec("2", source), **given}, site, answers)
+
+
+@asynccontextmanager
+async def _across(provider: str, broken: bool, home: Path, number: int) -> AsyncIterator[Scene]:
+    """A canary at a hosted provider that splits nothing: our gateway does, and its models fail now and then."""
+    directory = home / str(number)
+    directory.mkdir()
+    async with hosted(provider, directory) as there, arms_kit.gateway_at(home) as (gateway, node):
+        target = there.target.model_copy(update={"gateway": gateway})
+        [first] = await there.production()
+        await there.control.behave(error_rate=0.4 if broken else 0.04)
+        await there.control.behave(match=first.id.rpartition("/")[2], error_rate=0.04)
+        await register_arms(target, [first.id])
+        stable = EndpointArm(name="stable", upstream=first.id, weight=100)
+        await node.put_endpoint(Endpoint(name=target.endpoint, arms=(stable,)))
+        plan = PLAN if target.credentials.can(Capability.DELETE) else PLAN.model_copy(update=_LET_GO)
+        try:
+            async with load(f"{await node.url(target.endpoint)}/predict", rate=100, body=b'{"x": 1}') as answers:
+                site = Site(target)
+                await site.history(answers, 100)
+                arguments = {"candidate": there.candidate, "plan": plan}
+                yield await _behind_the_gateway(canary_rollout, arguments, site, answers)
+        finally:
+            await node.delete_endpoint(target.endpoint)
+            for arm in await node.list_arms():
+                await node.delete_arm(arm["id"])
 
 
 @asynccontextmanager
 async def _way_back(home: Path, number: int) -> AsyncIterator[Scene]:
     async with local_site(home, number) as site, await site.load(rate=100) as answers:
         await promote_to_production(site.target, site.spec("2", "as_good"))
-        mend = partial(_reconciled, site.target)
-        yield Scene(
-            roll_back,
-            {"target": site.target},
-            site.target,
-            partial(looks.behind_the_gateway, site, False),
-            mend,
-            answers,
-        )
+        yield await _behind_the_gateway(roll_back, {}, site, answers)
+
+
+async def _behind_the_gateway(
+    flow: Callable[..., Any], arguments: dict[str, Any], site: Site, answers: Answers
+) -> Scene:
+    async def serves() -> object:
+        return (await site.arms()).get("stable")
+
+    look = partial(looks.behind_the_gateway, site, await looks.there(site.target))
+    arguments = {"target": site.target, **arguments}
+    mend, watch = partial(_reconciled, site.target), partial(watched, site.target)
+    return Scene(flow, arguments, site.target, look, mend, answers, serves, watch)
 
 
 async def _reconciled(target: DeploymentTarget) -> str:
     ended = await reconcile_rollouts([target])
-    return f"{ended[0].outcome} after reconcile" if ended else ""
+    return f"{ended[0].outcome}{AFTER_RECONCILE}" if ended else ""
 
 
 @asynccontextmanager
@@ -141,7 +191,7 @@ async def _native(
         if flow is promote_to_production:
             arguments["mode"] = "native"
         look = partial(looks.natively, site, await looks.hosted_now(site))
-        yield Scene(flow, arguments, site.target, look, partial(_reconciled, site.target))
+        yield Scene(flow, arguments, site.target, look, partial(_reconciled, site.target), serves=site.served)
 
 
 @asynccontextmanager
@@ -191,6 +241,7 @@ def _by_provider(provider: str) -> tuple[Effect, ...]:
 
 
 _BACK_ONLY = (Effect.RESTORE, Effect.DETACH, Effect.RETIRE_CANARY)
+_ACROSS = (Effect.CLAIM, Effect.DEPLOY, Effect.ATTACH, Effect.SHIFT, Effect.PROMOTE, Effect.RETIRE_FORMER)
 _ELSEWHERE = (Effect.ASK, Effect.CLEAR, Effect.HAND_OVER, *_BACK_ONLY)
 
 STORIES = {
@@ -199,8 +250,15 @@ STORIES = {
         partial(_rollout, canary_rollout, {"plan": PLAN}),
     ),
     "broken canary": Story(
-        _of(*_BACK_ONLY, Effect.END), partial(_rollout, canary_rollout, {"plan": PLAN, "broken": True})
+        _of(*_BACK_ONLY, Effect.END),
+        partial(_rollout, canary_rollout, {"plan": PLAN, "broken": True}),
+        ends="rolled_back",
     ),
+    **{f"canary {provider}": Story(_of(*_ACROSS), partial(_across, provider, False)) for provider in MAKERS},
+    **{
+        f"broken canary {provider}": Story(_of(*_BACK_ONLY), partial(_across, provider, True), ends="rolled_back")
+        for provider in MAKERS
+    },
     "asked": Story(
         _of(Effect.ASK, Effect.APPROVE), partial(_rollout, canary_rollout, {"plan": PLAN, "approval": SILENCE})
     ),
@@ -216,6 +274,7 @@ STORIES = {
         f"native {provider}": Story(
             _of(Effect.CLAIM, Effect.DEPLOY, Effect.WAIT_READY, *_by_provider(provider)),
             partial(_native, provider, promote_to_production),
+            by_provider=True,
         )
         for provider in MAKERS
     },
@@ -225,17 +284,19 @@ STORIES = {
     ),
     **{
         f"native way back {provider}": Story(
-            _of(Effect.CLAIM, Effect.CLEAR, Effect.HAND_OVER, Effect.PROMOTE), partial(_native, provider, roll_back)
+            _of(Effect.CLAIM, Effect.CLEAR, Effect.HAND_OVER, Effect.PROMOTE),
+            partial(_native, provider, roll_back),
+            by_provider=True,
         )
         for provider in MAKERS
     },
     **{
-        f"evening {provider}": Story(("remember", "let go"), partial(_night, provider, scale_to_zero))
+        f"evening {provider}": Story(("remember", "let go"), partial(_night, provider, scale_to_zero), ends="")
         for provider in ("local", *MAKERS)
     },
     # Where zero is a setting, that is put back; elsewhere the deployment is woken, or started, with those it had.
     **{
-        f"morning {provider}": Story((back, "forget"), partial(_night, provider, wake_up))
+        f"morning {provider}": Story((back, "forget"), partial(_night, provider, wake_up), ends="")
         for back, providers in (
             ("put back", ("baseten", "foundry", "scale")),
             ("wake", ("local", "fiddler", "gradient")),
@@ -244,3 +305,6 @@ STORIES = {
     },
 }
 """All of them. A native one runs on the emulator of a hosted provider, so does a night that names one."""
+
+STOPPED = {"canary": ("deploy:before", "shift:before", "fill:after", "promote:before", "retire_former:before")}
+"""Points at which a process hangs until another one has ended its rollout, by story."""

@@ -51,13 +51,20 @@ class Site:
 @asynccontextmanager
 async def site(home: Path, sandbox: RunningSandbox) -> AsyncIterator[Site]:
     """Start a node, and stop it in the end."""
+    async with gateway_at(home) as (gateway, node):
+        try:
+            yield Site(home, gateway, node, sandbox)
+        finally:
+            await stop_node(home)
+
+
+@asynccontextmanager
+async def gateway_at(home: Path) -> AsyncIterator[tuple[Gateway, NodeClient]]:
+    """The gateway of a node that stays; it is started if it is not there."""
     info = await ensure_node(home)
     token = Home(home).token()
     async with NodeClient(info.control_url, token) as node:
-        try:
-            yield Site(home, Gateway(url=info.control_url, token=token), node, sandbox)
-        finally:
-            await stop_node(home)
+        yield Gateway(url=info.control_url, token=token), node
 
 
 def baseten(sandbox: RunningSandbox, **fields: Any) -> BasetenCredentials:

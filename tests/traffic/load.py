@@ -15,6 +15,8 @@ class Answers:
 
     by_arm: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
+    of_models: int = 0
+    """Failures that are a 500 of a model itself: the proxy names the arm in what comes from one, not in its own."""
 
     @property
     def count(self) -> int:
@@ -66,6 +68,7 @@ async def _client(request: Request, interval: float, answers: Answers, stop: asy
                 answers.by_arm[headers.get("x-modeldeploy-arm", "-")] += 1
             else:
                 answers.failures.append(f"status {status}")
+                answers.of_models += status == 500 and "x-modeldeploy-arm" in headers
             if headers.get("connection") == "close":
                 streams[1].close()
                 streams = None
