@@ -37,6 +37,7 @@ CALLS = {
     "remember": (Notes, ("put",)),
     "let go": ("client", ("scale_to_zero", "stop")),
     "put back": ("client", ("scale",)),
+    "let go for good": ("client", ("delete",)),
     "wake": ("client", ("wake", "start")),
     "forget": (Notes, ("drop",)),
 }

@@ -24,7 +24,6 @@ from typing import Any
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
-from prefect.testing.utilities import prefect_test_harness
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
@@ -38,6 +37,7 @@ from tests.chaos.accidents import CALLS, HOWS, WHENS, Case
 from tests.chaos.expected import ROLLED_BACK, TOLD
 from tests.chaos.stories import AFTER_RECONCILE, STOPPED, STORIES, Scene
 from tests.conftest import eventually
+from tests.prefect_server import running_server
 
 _PATIENCE_SECONDS = 180.0
 
@@ -298,7 +298,7 @@ def _read(journal: Path | None) -> list[Trial]:
 
 
 def _lane(journal: Path | None, chosen: Sequence[Point]) -> list[Trial]:
-    with tempfile.TemporaryDirectory() as directory, prefect_test_harness(server_startup_timeout=90):
+    with tempfile.TemporaryDirectory() as directory, running_server():
         return asyncio.run(try_points(Path(directory), chosen, journal))
 
 

@@ -4,7 +4,7 @@ Weights sum to 100 %, traffic goes to ready arms only, the rollout has ended, ex
 and the record says which, nothing that the rollout created is left, and the former version is as the plan wants it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from prefect_modeldeploy import DeploymentTarget
@@ -12,7 +12,7 @@ from prefect_modeldeploy.deployments import Deployment, DeploymentStatus
 from prefect_modeldeploy.rollout import Phase, RolloutRecord
 from prefect_modeldeploy.target import client_of
 from prefect_modeldeploy.tasks import _journal
-from prefect_modeldeploy.tasks._notes import LetGo, Notes
+from prefect_modeldeploy.tasks._notes import Former, LetGo, Notes
 from tests.flows.conftest import Site
 from tests.flows.hosted import Hosted
 
@@ -45,6 +45,11 @@ async def behind_the_gateway(site: Site, before: Mapping[str, Deployment]) -> li
     must(arms == {"stable": (serving, 100.0)}, f"{record.outcome}, but the arms are {arms}")
     must(serving in found, f"{serving} is not there")
     return wrong + left(record, before, found)
+
+
+async def cleaned(look: Callable[[], Awaitable[list[str]]], target: DeploymentTarget) -> list[str]:
+    """The same, when the former version's time has come and it was let go of."""
+    return await look() + [f"{id} is noted still" for id in await Notes(Former, target.endpoint).all()]
 
 
 @dataclass(frozen=True)
@@ -97,8 +102,13 @@ def _is_so(deployment: Deployment | None, how: str) -> bool:
         case "delete":
             return deployment is None
         case "scale_to_zero":
-            return deployment is not None and deployment.status in AT_REST
+            return deployment is not None and (deployment.status in AT_REST or _may_rest(deployment))
     return deployment is not None
+
+
+def _may_rest(deployment: Deployment) -> bool:
+    """Foundry lets go of the replicas after half an hour without load, and has no call that does it at once."""
+    return deployment.autoscaling is not None and deployment.autoscaling.min_replicas == 0
 
 
 async def in_the_morning(target: DeploymentTarget, before: Deployment) -> list[str]:

@@ -13,11 +13,18 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from prefect import serve
 from prefect.deployments.runner import RunnerDeployment
 
-from prefect_modeldeploy import canary_rollout, promote_to_production, roll_back, scale_to_zero, wake_up
+from prefect_modeldeploy import (
+    canary_rollout,
+    clean_up_orphans,
+    promote_to_production,
+    roll_back,
+    scale_to_zero,
+    wake_up,
+)
 from tests.chaos.accidents import Case, arm
 from tests.chaos.stories import hand_over
 
-FLOWS = (canary_rollout, promote_to_production, roll_back, hand_over, scale_to_zero, wake_up)
+FLOWS = (canary_rollout, clean_up_orphans, promote_to_production, roll_back, hand_over, scale_to_zero, wake_up)
 
 if __name__ == "__main__":
     serve(*(RunnerDeployment.from_entrypoint(f"{__file__}:{flow.fn.__name__}", name="served") for flow in FLOWS))

@@ -2,7 +2,8 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from prefect_modeldeploy import (
     JudgePlan,
     LocalServing,
     canary_rollout,
+    clean_up_orphans,
     promote_to_production,
     roll_back,
     scale_to_zero,
@@ -25,9 +27,12 @@ from prefect_modeldeploy.flows._start import run_rollout
 from prefect_modeldeploy.flows.reconcile import reconcile_rollouts
 from prefect_modeldeploy.rollout import Approval, Effect, RolloutRecord
 from prefect_modeldeploy.target import client_of, register_arms
+from prefect_modeldeploy.tasks import _journal
+from prefect_modeldeploy.tasks._notes import Former, Notes
 from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm
 from tests.chaos import expected, looks
 from tests.chaos.watching import Seen, watched
+from tests.conftest import eventually
 from tests.flows import arms_kit
 from tests.flows.conftest import QUICK, Site
 from tests.flows.hosted import MAKERS, hosted
@@ -51,8 +56,7 @@ PLAN = QUICK.model_copy(
     }
 )
 
-_LET_GO = {"former": "scale_to_zero", "failed_canary": "scale_to_zero"}
-"""Where a provider cannot delete."""
+BAKED = PLAN.model_copy(update={"bake_seconds": 1.0, "former_warm_seconds": 1.0})
 
 SILENCE = Approval(before=("traffic", "promotion"), timeout_seconds=5, on_timeout="promote")
 """A person is asked, and says nothing, but to a run that is suspended."""
@@ -138,7 +142,9 @@ async def _across(provider: str, broken: bool, home: Path, number: int) -> Async
         await register_arms(target, [first.id])
         stable = EndpointArm(name="stable", upstream=first.id, weight=100)
         await node.put_endpoint(Endpoint(name=target.endpoint, arms=(stable,)))
-        plan = PLAN if target.credentials.can(Capability.DELETE) else PLAN.model_copy(update=_LET_GO)
+        failed = "delete" if target.credentials.can(Capability.DELETE) else "scale_to_zero"
+        # The former version may still have the provider's own role, which keeps it from being deleted.
+        plan = PLAN.model_copy(update={"former": "scale_to_zero", "failed_canary": failed})
         try:
             async with load(f"{await node.url(target.endpoint)}/predict", rate=100, body=b'{"x": 1}') as answers:
                 site = Site(target)
@@ -173,6 +179,48 @@ async def _behind_the_gateway(
 async def _reconciled(target: DeploymentTarget) -> str:
     ended = await reconcile_rollouts([target])
     return f"{ended[0].outcome}{AFTER_RECONCILE}" if ended else ""
+
+
+@asynccontextmanager
+async def _baked(home: Path, number: int) -> AsyncIterator[Scene]:
+    """A former version that is kept warm for a second, and goes by the schedule that cleans up."""
+    async with _rollout(canary_rollout, {"plan": BAKED}, home, number) as scene:
+        look = partial(looks.cleaned, scene.look, scene.target)
+        yield replace(scene, look=look, mend=partial(_cooled, scene.target))
+
+
+async def _cooled(target: DeploymentTarget) -> str:
+    outcome = await _reconciled(target)
+    record, notes = await _journal.load(target.endpoint), await Notes(Former, target.endpoint).all()
+    if record is not None and record.outcome == "promoted" and record.stable not in notes:
+        raise AssertionError(f"nothing says when {record.stable} has to go")
+    await _cleaned(target)
+    return outcome
+
+
+@asynccontextmanager
+async def _cleaning(home: Path, number: int) -> AsyncIterator[Scene]:
+    """The schedule itself has the accident; its next run does what is left."""
+    async with local_site(home, number) as site, await site.load(rate=100) as answers:
+        await site.history(answers, 100)
+        warm = PLAN.model_copy(update={"former_warm_seconds": 0.1})
+        await canary_rollout(site.target, site.spec("2", "as_good"), warm)
+        await eventually(partial(_is_due, site.target))
+        scene = await _behind_the_gateway(clean_up_orphans, {}, site, answers)
+        look, mend = partial(looks.cleaned, scene.look, site.target), partial(_cleaned, site.target)
+        yield replace(scene, arguments={"targets": [site.target]}, look=look, mend=mend)
+
+
+async def _cleaned(target: DeploymentTarget) -> str:
+    await eventually(partial(_is_due, target))
+    await clean_up_orphans([target])
+    return "cleaned"
+
+
+async def _is_due(target: DeploymentTarget) -> bool:
+    """Whether the time of all the former versions has come."""
+    notes = (await Notes(Former, target.endpoint).all()).values()
+    return all(note.delete_at is not None and note.delete_at <= datetime.now(UTC) for note in notes)
 
 
 @asynccontextmanager
@@ -262,6 +310,8 @@ STORIES = {
     "asked": Story(
         _of(Effect.ASK, Effect.APPROVE), partial(_rollout, canary_rollout, {"plan": PLAN, "approval": SILENCE})
     ),
+    "baked": Story(_of(Effect.FILL, Effect.BAKE, Effect.PROMOTE, Effect.RETIRE_FORMER), _baked),
+    "clean-up": Story(("let go for good", "forget"), _cleaning, ends=""),
     "promotion": Story(
         _of(Effect.DEPLOY, Effect.ATTACH, Effect.FILL, Effect.PROMOTE, Effect.RETIRE_FORMER),
         partial(_rollout, promote_to_production, {}),

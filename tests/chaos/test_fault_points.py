@@ -29,6 +29,11 @@ SAMPLE = (
     ("native scale", "hand_over:after", "lost answer"),
     ("native foundry", "hand_over:after", "ui cancel"),
     ("native fiddler", "deploy:after", "kill"),
+    ("canary scale", "shift:after", "kill"),
+    ("canary foundry", "promote:after", "kill"),
+    ("broken canary gradient", "restore:after", "kill"),
+    ("baked", "bake:after", "kill"),
+    ("canary", "shift:before", "stop"),
 )
 
 
