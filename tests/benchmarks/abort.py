@@ -213,9 +213,7 @@ async def main(count: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
         HOME.append(Path(directory))
         site = await prepared(HOME[0])
-        print(
-            "signal to last request of the canary  (goal: p99 < 5 s, < 1 s from the health check)"
-        )
+        print("signal to last request of the canary  (goal: p99 < 5 s, < 1 s from the health check)")
         print("served: by the runner of .serve() with a poll of 1 s; a worker of a work pool is not measured")
         try:
             async with await site.load(rate=200) as answers:
