@@ -327,7 +327,12 @@ async def _retire(target: DeploymentTarget, deployment_id: str, how: str) -> Non
             can = there.credentials.can(Capability.SCALE_TO_ZERO)
             await (ascale_deployment_to_zero if can else astop_deployment)(target, deployment_id)
         case "delete":
-            await adelete_deployment(target, deployment_id)
+            try:
+                await adelete_deployment(target, deployment_id)
+            except Conflict as error:
+                if error.problem.code != "in_use":
+                    raise
+                target.credentials.logger.warning("%s: %s is kept: %s", target.endpoint, deployment_id, error)
 
 
 _LOOK_SECONDS = 0.5

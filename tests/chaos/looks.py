@@ -108,7 +108,8 @@ def _is_so(deployment: Deployment | None, how: str) -> bool:
 
 def _may_rest(deployment: Deployment) -> bool:
     """Foundry lets go of the replicas after half an hour without load, and has no call that does it at once."""
-    return deployment.autoscaling is not None and deployment.autoscaling.min_replicas == 0
+    scaling = deployment.autoscaling
+    return deployment.provider == "foundry" and scaling is not None and scaling.min_replicas == 0
 
 
 async def in_the_morning(target: DeploymentTarget, before: Deployment) -> list[str]:

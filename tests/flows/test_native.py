@@ -21,6 +21,7 @@ from prefect_modeldeploy import (
 )
 from prefect_modeldeploy.deployments import Capability
 from prefect_modeldeploy.errors import InvalidInput, RolloutError, UnsupportedOperation
+from prefect_modeldeploy.flows._effects import _retire
 from prefect_modeldeploy.flows._start import run_rollout
 from prefect_modeldeploy.rollout import Phase, RolloutRecord
 from prefect_modeldeploy.sandbox.journal import Request
@@ -157,6 +158,14 @@ async def test_an_abort_calls_off_what_the_vendor_is_at(tmp_path: Path) -> None:
         record = await asyncio.wait_for(running, 60)
         assert (record.outcome, record.decided_by) == ("rolled_back", "event"), record.reason
         assert await site.served() == before
+
+
+async def test_what_the_vendor_serves_from_is_kept_and_ends_no_rollout(tmp_path: Path) -> None:
+    """Scale's own model server sends its requests to a bundle that our gateway has left behind."""
+    async with hosted("scale", tmp_path) as site:
+        [former] = await site.production()
+        await _retire(site.target, former.id, "delete")
+        assert [one.id for one in await site.production()] == [former.id]
 
 
 @pytest.mark.parametrize("provider", sorted(PROMOTED_BY))
