@@ -147,6 +147,7 @@ def test_a_trigger_is_on_or_off_as_its_automation_was() -> None:
     assert [trigger["enabled"] for trigger in triggers] == [f"{{{{ automations.{name} }}}}" for name in TRIGGERS]
 
 
+@pytest.mark.slow
 def test_every_flow_survives_being_sent_to_another_process() -> None:
     """`.serve()` pickles flows into a spawned process, where a string annotation would not be resolved."""
     code = (

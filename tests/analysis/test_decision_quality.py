@@ -10,7 +10,13 @@ def of(scenarios, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["A 50 rps, 10 %: same", "D both arms 8 % for 5 min", "D bursts, CV 2", "D ramp 1/5/25/50 %"]
+    "name",
+    [
+        "A 50 rps, 10 %: same",
+        pytest.param("D both arms 8 % for 5 min", marks=pytest.mark.slow),
+        pytest.param("D bursts, CV 2", marks=pytest.mark.slow),
+        "D ramp 1/5/25/50 %",
+    ],
 )
 def test_a_release_that_is_no_worse_is_hardly_ever_rolled_back(name):
     share, _ = rolled_back(run(of(SAME, name), 24))

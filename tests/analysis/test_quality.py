@@ -89,6 +89,7 @@ def test_cost_of_a_request(mean, decision):
     assert judged(Cost(), lambda rng: (costly(rng, 50, mean), costly(rng, 450, 1.0))).decision == decision
 
 
+@pytest.mark.slow
 def test_the_same_cost_is_hardly_ever_harm():
     verdicts = [
         judged(Cost(margin=0.001), lambda rng: (costly(rng, 20, 1.0), costly(rng, 180, 1.0)), seed=seed)

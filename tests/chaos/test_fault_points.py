@@ -42,9 +42,10 @@ BOUNDED = (
     ("native scale", "hand_over:after", "kill"),
     ("evening local", "let go:after", "kill"),
 )
-"""What every run of the tests tries."""
+"""What every run of CI tries."""
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 async def test_a_process_that_is_killed_leaves_nothing_undone(tmp_path: Path, prefect_server: None) -> None:
     trials = await try_points(tmp_path, BOUNDED)

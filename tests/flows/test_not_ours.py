@@ -33,6 +33,7 @@ pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(300
 UNDECIDED = QUICK.model_copy(update={"steps": (50,), "step_seconds": 0.5, "deadline_seconds": 1.0})
 
 
+@pytest.mark.slow
 async def test_a_version_that_was_there_stays_and_so_does_one_that_another_endpoint_serves(site: Site) -> None:
     model = site.target.model
     async with client_of(site.target) as client:
