@@ -99,8 +99,8 @@ async def _play(outcome: Outcome, say: "Say") -> None:
         @flow(name="modeldeploy-demo")
         async def modeldeploy_demo() -> None:
             """The whole demo as one run, so that Prefect starts once and shows it as one."""
-            models, samples = await training
-            await starting
+            models, samples = await asyncio.shield(training)  # Ctrl-C ends the story; the demo waits for these two
+            await asyncio.shield(starting)
             await _rollouts(target, models, samples, outcome, say)
             await _sleep_and_wake(target, samples, outcome, say)
 
@@ -113,12 +113,14 @@ async def _play(outcome: Outcome, say: "Say") -> None:
             await story
     finally:
         # A node that is about to start would outlive the demo. What failed has been raised, or follows from it.
-        await asyncio.gather(training, starting, return_exceptions=True)
-        await stop_node(home)
-        shutil.rmtree(home, ignore_errors=True)
-        if interrupted.is_set():
-            say.over("interrupted")
-            _leave()
+        try:
+            await asyncio.gather(training, starting, return_exceptions=True)
+            await stop_node(home)
+            shutil.rmtree(home, ignore_errors=True)
+        finally:
+            if interrupted.is_set():
+                say.over("interrupted")
+                _leave()
 
 
 def _leave() -> NoReturn:

@@ -12,6 +12,7 @@ from prefect.exceptions import PrefectHTTPStatusError, TerminationSignal
 
 from prefect_modeldeploy.errors import (
     InvalidInput,
+    ProviderError,
     ProviderUnavailable,
     RateLimited,
     RolloutError,
@@ -34,7 +35,7 @@ from prefect_modeldeploy.rollout import (
     shortened,
 )
 from prefect_modeldeploy.tasks import _audit, _journal
-from prefect_modeldeploy.transport import Logger
+from prefect_modeldeploy.transport import Logger, may_retry
 
 TURN_BACK_SECONDS = 25.0
 """Prefect kills a cancelled run 30 s after the request; the way back has to fit in."""
@@ -46,6 +47,13 @@ _HURRY_SECONDS = 3.0
 """On the way back traffic comes first: so long it waits for Prefect's server."""
 
 _AGAIN_SECONDS = 2.0
+
+_WATCHED = frozenset({Effect.OBSERVE, Effect.BAKE, Effect.ASK, Effect.APPROVE})
+"""What changes nothing and lasts: orders and the red button are heard while it does."""
+
+
+class _Unattended(RolloutError):
+    """Nobody knows whose the rollout is: nothing may be done, forward or back."""
 
 
 async def drive(record: RolloutRecord, effects: Effects) -> RolloutRecord:
@@ -61,6 +69,14 @@ async def drive(record: RolloutRecord, effects: Effects) -> RolloutRecord:
         RolloutError: The way back, or the promotion itself, failed; the record stays open, and running the flow again
             goes on with it.
     """
+    try:
+        return await _watched(record, effects)
+    except StaleEpoch:
+        await effects.disown()
+        raise
+
+
+async def _watched(record: RolloutRecord, effects: Effects) -> RolloutRecord:
     async with Signals.watched(effects.target, record) as signals:
         try:
             return await _run(record, effects, signals)
@@ -88,7 +104,7 @@ async def _step(record: RolloutRecord, effect: Effect, effects: Effects, signals
     effects.logger.debug("%s: %s", record.endpoint, effect)
     try:
         after = await _unless_told(_holding(effect, record, effects), record, signals, effects.logger)
-    except StaleEpoch:
+    except (StaleEpoch, _Unattended):
         raise
     except Exception as error:
         stays = record.phase in ON_THE_WAY_BACK or _promoted_in_part(record, effect, error)
@@ -101,8 +117,7 @@ async def _step(record: RolloutRecord, effect: Effect, effects: Effects, signals
     try:
         return await _save(after, effects, effect, after.steps[len(record.steps) :])
     except StaleEpoch:
-        if effect is Effect.DEPLOY:
-            await effects.disown(after)
+        effects.late = after if effect is Effect.DEPLOY else None
         raise
 
 
@@ -128,11 +143,13 @@ async def _holding(effect: Effect, record: RolloutRecord, effects: Effects) -> R
             return passed
         record = passed
         await _patiently(partial(_ownership.check, record), record, effects.logger)
-        if (back := await halted(record, effects.logger)) is not record:
+        if effect not in _WATCHED and (back := await halted(record, effects.logger)) is not record:
             return back
         try:
             return await effects(effect, record)
-        except (ProviderUnavailable, RateLimited) as error:
+        except ProviderError as error:
+            if not (isinstance(error, ProviderUnavailable | RateLimited) or may_retry(error, repeatable=True)):
+                raise
             late = in_flight(record) and expired(record, datetime.now(UTC))  # a way back has no deadline
             if late or time.monotonic() > give_up:
                 raise
@@ -174,13 +191,19 @@ async def _save(record: RolloutRecord, effects: Effects, effect: str, seen: Sequ
 
     Whoever is killed in between does the effect again, and says so again; the other way round nobody ever would.
     """
+    audited = False
 
     async def save() -> None:
+        nonlocal audited
         await _ownership.check(record)
+        if not audited:
+            await _audit.append(effects.target, record, effect, seen)
+            audited = True
         await _journal.save(record)
 
-    await _audit.append(effects.target, record, effect, seen)
     await _patiently(save, record, effects.logger)
+    if not audited:  # on the way back Prefect's server was not waited for
+        await _audit.append(effects.target, record, effect, seen)
     return record
 
 
@@ -194,7 +217,10 @@ async def _patiently(call: Callable[[], Awaitable[None]], record: RolloutRecord,
                 return await call()
         except (httpx.HTTPError, PrefectHTTPStatusError, TimeoutError) as error:
             if time.monotonic() > give_up and not hurry:
-                raise
+                raise _Unattended(
+                    f"{record.endpoint}: Prefect's server does not answer ({_reason(error)}); the record stays open at "
+                    f"{record.phase}, and running the flow again goes on from there"
+                ) from error
             logger.warning("%s: Prefect's server does not answer: %s", record.endpoint, error)
             if time.monotonic() > give_up:
                 return None

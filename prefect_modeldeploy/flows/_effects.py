@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import anyio
 
-from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentSpec, DeploymentStatus
+from prefect_modeldeploy.deployments import Deployment, DeploymentSpec, DeploymentStatus
 from prefect_modeldeploy.errors import (
     Conflict,
     DeploymentFailed,
@@ -17,16 +17,14 @@ from prefect_modeldeploy.errors import (
 )
 from prefect_modeldeploy.flows import _gates
 from prefect_modeldeploy.flows._approval import ask
+from prefect_modeldeploy.flows._letting_go import retire
 from prefect_modeldeploy.flows._once import (
     aclaim_endpoint,
     acreate_deployment,
-    adelete_deployment,
     apromote_deployment,
-    ascale_deployment_to_zero,
     aset_arms,
     aset_traffic,
     astart_deployment,
-    astop_deployment,
     awake_deployment,
 )
 from prefect_modeldeploy.rollout import (
@@ -46,7 +44,6 @@ from prefect_modeldeploy.target import DeploymentTarget, client_of
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks._assets import materialised
 from prefect_modeldeploy.tasks._formers import note_former
-from prefect_modeldeploy.tasks._surroundings import routes_to
 from prefect_modeldeploy.tasks.deployments import aget_deployment, apredict
 from prefect_modeldeploy.tasks.observing import aobserve_traffic
 from prefect_modeldeploy.tasks.preflight import apreflight
@@ -63,6 +60,8 @@ class Effects:
     def __init__(self, target: DeploymentTarget) -> None:
         self._target = target
         self._creation: asyncio.Task[Deployment] | None = None
+        self.late: RolloutRecord | None = None
+        """The record that names what was created when another run had taken the rollout over."""
 
     @property
     def target(self) -> DeploymentTarget:
@@ -140,15 +139,17 @@ class Effects:
         return record if answer is None else answered(record, answer, now())
 
     async def _fill(self, record: RolloutRecord) -> None:
+        await self._able_to_serve(record)
         if record.stable is not None:
-            await self._able_to_serve(record)
             await aset_arms(
                 self._target, _arms(record, canary_weight=record.plan.full_weight), expected_epoch=record.epoch
             )
 
     async def _able_to_serve(self, record: RolloutRecord) -> None:
-        """Make sure that the canary can take more requests: since it was ready, a person may have thought for days."""
-        if record.kind != "roll_back" and not await self._can_serve(record.canary):
+        """Make sure that the canary still runs before it gets requests: a person may have thought for days."""
+        if record.kind == "roll_back":  # it has just been started
+            return
+        if (await aget_deployment(self._target, record.canary)).status in _DOWN:
             await bring_up(self._target, record.canary, record.plan.ready_timeout_seconds)
 
     async def _bake(self, record: RolloutRecord) -> RolloutRecord | None:
@@ -183,7 +184,7 @@ class Effects:
         await note_former(record, now())
         warm = record.plan.former_warm_seconds > 0
         if record.stable is not None and record.stable != serving and not warm:  # the provider may change it in place
-            await _retire(self._target, record.stable, record.plan.former)
+            await retire(self._target, record.stable, record.plan.former)
         if record.canary != serving:
             await self._retire_canary(record)
 
@@ -254,7 +255,7 @@ class Effects:
             if deployment_id == record.stable:
                 self.logger.warning("%s: %s is kept, for it is what served before", record.endpoint, deployment_id)
             else:
-                await _retire(self._target, deployment_id, record.plan.failed_canary)
+                await retire(self._target, deployment_id, record.plan.failed_canary)
 
     async def _created(self, record: RolloutRecord) -> list[str]:
         """What this rollout has created; the name tells where the answer to the creation was lost.
@@ -274,16 +275,27 @@ class Effects:
             self._creation = None
         return await ids_of(self._target, record.spec)
 
-    async def disown(self, record: RolloutRecord) -> None:
+    async def disown(self) -> None:
         """Let go of what was created when the rollout was somebody else's already, if it has turned back without it."""
+        if self.late is None:
+            return
+        try:
+            if await self._has_turned_back(self.late):
+                await self._retire_canary(self.late)
+            else:  # who goes on finds by its name what was created
+                self.logger.warning("%s was created late, and is left there", self.late.canary)
+        except Exception as error:  # that somebody else drives it is what its caller has to know
+            self.logger.warning("%s was created late, and is left there: %s", self.late.canary, error)
+
+    async def _has_turned_back(self, record: RolloutRecord) -> bool:
+        """Whether somebody else has turned a rollout back, and has let go by now of what they knew of."""
         last = None
         with anyio.move_on_after(_TURNED_BACK_SECONDS):
             while (last := await _journal.latest(record.endpoint)) and last.phase in ON_THE_WAY_BACK:  # noqa: ASYNC110
                 await anyio.sleep(_LOOK_SECONDS)
-        if last and last.id == record.id and last.phase is Phase.ENDED and last.outcome == "rolled_back":
-            await self._retire_canary(record)
-        else:  # who goes on finds by its name what was created
-            self.logger.warning("%s: %s was created late", record.endpoint, record.canary)
+        if last is None or last.id != record.id:
+            return False
+        return last.phase in (Phase.RETIRED, Phase.ENDED) and last.outcome == "rolled_back"
 
     async def _end(self, record: RolloutRecord) -> RolloutRecord:
         ended = finish(record, Effect.END, now())
@@ -315,25 +327,7 @@ async def ids_of(target: DeploymentTarget, spec: DeploymentSpec) -> list[str]:
     return [one.id for one in there if spec.name in (one.id, one.name)]
 
 
-async def _retire(target: DeploymentTarget, deployment_id: str, how: str) -> None:
-    """Let go of a deployment, unless an endpoint has it among its arms."""
-    if how != "keep" and (routes := await routes_to(target, deployment_id)):
-        target.credentials.logger.warning("%s: %s is kept, for it serves %s", target.endpoint, deployment_id, routes)
-        return
-    match how:
-        case "scale_to_zero":
-            there = await target.at(deployment_id)
-            # No request comes any more that could wake it: where a provider has no such zero, a stop is as good.
-            can = there.credentials.can(Capability.SCALE_TO_ZERO)
-            await (ascale_deployment_to_zero if can else astop_deployment)(target, deployment_id)
-        case "delete":
-            try:
-                await adelete_deployment(target, deployment_id)
-            except Conflict as error:
-                if error.problem.code != "in_use":
-                    raise
-                target.credentials.logger.warning("%s: %s is kept: %s", target.endpoint, deployment_id, error)
-
+_DOWN = frozenset({DeploymentStatus.STOPPING, DeploymentStatus.STOPPED, DeploymentStatus.FAILED})
 
 _LOOK_SECONDS = 0.5
 

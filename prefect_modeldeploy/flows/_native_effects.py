@@ -59,7 +59,7 @@ class NativeEffects(Effects):
             await aroll_back_deployment(self._target, record.stable)
 
     async def _retire_canary(self, record: RolloutRecord) -> None:
-        if not record.accepted or record.decided_by == "approval":  # else its promotion may have begun, and it serves
+        if not record.promoting:  # else it may serve by now
             await super()._retire_canary(record)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 
+import anyio
 from prefect.events import Event
 from prefect.events.clients import get_events_subscriber
 from prefect.events.filters import EventFilter, EventNameFilter
@@ -30,7 +31,7 @@ _CLOCKS_DIFFER = timedelta(seconds=5)
 
 _LOOK_SECONDS = 0.5
 
-_CANCELLED_SECONDS = 3.0
+_ASK_SECONDS = 3.0
 """A look is a request to Prefect's server; traffic has to be back within 5 s of a cancellation."""
 
 _NOT_ILL = frozenset({DeploymentStatus.SCALED_TO_ZERO, DeploymentStatus.UNKNOWN})
@@ -98,7 +99,7 @@ class Signals:
     async def _cancellation(self) -> None:
         """A paused run is not told by Prefect; of SIGTERM it makes an exception, wherever the process is just then."""
         while not await self._is_cancelled():  # noqa: ASYNC110 it happens in another process
-            await asyncio.sleep(_CANCELLED_SECONDS)
+            await asyncio.sleep(_ASK_SECONDS)
         await self._found.put(Signal("abort", "the flow run was cancelled", "cancellation"))
 
     async def _is_cancelled(self) -> bool:
@@ -162,9 +163,11 @@ class Signals:
 
 async def halted(record: RolloutRecord, logger: Logger) -> RolloutRecord:
     """The record turned back, if the red button is pressed by now; else the same one. It stops no roll-back."""
-    if record.kind == "roll_back" or not in_flight(record) or not (why := await _red_button.seen(logger)):
-        return record
-    return _halt(why).applied_to(record)
+    if record.kind != "roll_back" and in_flight(record):
+        with anyio.move_on_after(_ASK_SECONDS):  # a slow server holds nothing up: it is asked again anyway
+            if why := await _red_button.seen(logger):
+                return _halt(why).applied_to(record)
+    return record
 
 
 def _halt(why: str) -> Signal:

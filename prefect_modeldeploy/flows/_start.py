@@ -141,8 +141,8 @@ async def take_over(target: DeploymentTarget, record: RolloutRecord) -> RolloutR
     target.credentials.logger.warning("going on with the rollout of %s, at %s", record.candidate, record.phase)
     by_router = record.mode == "swap"  # where none of ours refuses old epochs, the record alone tells the newest driver
     epoch = (await aclaim_endpoint(target)).epoch if by_router else record.epoch + 1
-    changes = {"epoch": epoch, "steps": await _audit.verdicts(target, record)}
-    return await _journal.save(_ownership.taken(record.model_copy(update=changes)))
+    ours = await _journal.save(_ownership.taken(record.model_copy(update={"epoch": epoch})))
+    return ours.model_copy(update={"steps": await _audit.verdicts(target, ours)})
 
 
 async def _is_open(record: RolloutRecord, target: DeploymentTarget) -> bool:

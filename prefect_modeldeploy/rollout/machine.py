@@ -166,10 +166,10 @@ def answered(record: RolloutRecord, answer: Answer, now: datetime) -> RolloutRec
             return in_full(record, reason, decided_by="approval")
         case "skip" if record.phase is Phase.JUDGED:
             plan = record.plan.model_copy(update={"bake_seconds": 0.0})
-            return record.model_copy(update={"phase": Phase.APPROVED, "accepted": True, "plan": plan})
+            return record.model_copy(update={"phase": Phase.APPROVED, "plan": plan})
         case "skip":
             return passed_over(record, reason, decided_by="approval")
-    changes = {"phase": Phase.APPROVED, "accepted": True} if answer.gate == "promotion" else {}
+    changes = {"phase": Phase.APPROVED} if answer.gate == "promotion" else {}
     return record.model_copy(update=changes)
 
 
@@ -197,7 +197,7 @@ def in_full(record: RolloutRecord, reason: str, *, decided_by: str = "person") -
     """Leave all further steps out: a person promotes on their own responsibility. The bake is still watched."""
     if record.phase not in (Phase.ATTACHED, Phase.SHIFTED, Phase.JUDGED):
         return record
-    changes = {"phase": Phase.APPROVED, "accepted": True, "reason": reason, "decided_by": decided_by}
+    changes = {"phase": Phase.APPROVED, "reason": reason, "decided_by": decided_by}
     return record.model_copy(update=changes)
 
 
@@ -207,6 +207,8 @@ def finish(record: RolloutRecord, effect: Effect, now: datetime) -> RolloutRecor
     if effect in (Effect.SHIFT, Effect.FILL):
         changes["step_started_at"] = now
         changes["judged_from"] = record.judged_from or now + timedelta(seconds=record.plan.warm_up_seconds)
+    if effect is Effect.BAKE:
+        changes["promoting"] = True
     if effect is Effect.PROMOTE:
         changes["outcome"] = "promoted"
     if effect is Effect.END:
@@ -225,7 +227,7 @@ def judged(record: RolloutRecord, result: StepResult, now: datetime) -> RolloutR
     if record.step + 1 < len(record.plan.steps) and not expired(record, now):
         return record.model_copy(update={"phase": Phase.ATTACHED, "step": record.step + 1})
     if result.decision == "promote":
-        changes = {"phase": Phase.JUDGED, "reason": result.reason, "decided_by": result.decided_by, "accepted": True}
+        changes = {"phase": Phase.JUDGED, "reason": result.reason, "decided_by": result.decided_by}
         return record.model_copy(update=changes)
     late = expired(record, now)
     seconds = record.plan.deadline_seconds + record.extended_seconds

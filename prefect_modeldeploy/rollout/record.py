@@ -153,7 +153,7 @@ class RolloutRecord(BaseModel):
     held_since: datetime | None = Field(None, description="When the waiting began that lasts still.")
     passed: str = Field("", description="The last gate that a person, or nobody, had to open.")
     answer: Answer | None = Field(None, description="What a person said last; the audit has all of it.")
-    accepted: bool = Field(False, description="The evidence, or a person, has spoken for the canary.")
+    promoting: bool = Field(False, description="The provider may have been asked for its own promotion.")
     undecided: bool = Field(False, description="The deadline has passed without a verdict, and a person is asked.")
     outcome: Outcome | None = None
     reason: str = ""

@@ -10,12 +10,14 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
+import anyio
 from prefect.results import aget_default_result_storage
 
-from prefect_modeldeploy.errors import ModelDeployError
 from prefect_modeldeploy.local.client import NodeClient
 from prefect_modeldeploy.rollout import Phase, RolloutRecord, StepResult
 from prefect_modeldeploy.target import DeploymentTarget, router_of
+
+_READ_SECONDS = 5.0
 
 
 async def append(target: DeploymentTarget, record: RolloutRecord, effect: str, seen: Sequence[StepResult] = ()) -> None:
@@ -36,16 +38,20 @@ async def append(target: DeploymentTarget, record: RolloutRecord, effect: str, s
 
 
 async def verdicts(target: DeploymentTarget, record: RolloutRecord) -> tuple[StepResult, ...]:
-    """The verdicts of an open rollout so far, for who goes on with it: a Prefect variable has no room for them."""
-    if record.mode != "swap" or not target.splits:
-        return ()  # nothing of it was judged
+    """The verdicts of an open rollout so far, for who goes on with it: a Prefect variable has no room for them.
+
+    None of a golden set: whoever goes on with one asks all of it again.
+    """
+    if record.mode != "swap" or not target.splits or record.golden_set is not None:
+        return ()
     try:
-        async with router_of(target) as (router, name):
-            entries = [entry async for entry in _entries(router, name)] if isinstance(router, NodeClient) else []
-    except ModelDeployError as error:
+        with anyio.fail_after(_READ_SECONDS):
+            async with router_of(target) as (router, name):
+                entries = [entry async for entry in _entries(router, name)] if isinstance(router, NodeClient) else []
+        return counted([entry["event"] for entry in entries], record)
+    except Exception as error:  # whatever it is, it must not keep anybody from taking the rollout up
         target.credentials.logger.warning("%s: its report lacks the steps so far: %s", record.endpoint, error)
         return ()
-    return counted([entry["event"] for entry in entries], record)
 
 
 async def _entries(router: NodeClient, name: str) -> AsyncIterator[dict[str, Any]]:
@@ -62,17 +68,15 @@ def counted(events: Iterable[dict[str, Any]], record: RolloutRecord) -> tuple[St
     One that was given just before its driver died was never acted on: the next driver began where the record stood. So
     was any that a driver gave after it had been replaced.
     """
-    found, driver = list[dict[str, Any]](), None
-    now: dict[str, Any] = {"rollout": record.id, "effect": "start", "cursor": record.cursor}
+    found, epoch = list[dict[str, Any]](), 0
+    now: dict[str, Any] = {"rollout": record.id, "effect": "start", "cursor": record.cursor, "epoch": record.epoch}
     for event in (*events, now):
-        if event.get("rollout") != record.id:
+        if event.get("rollout") != record.id or event.get("epoch", 0) < epoch:
             continue
-        said_by = (event.get("driver") or {}).get("token")
-        if event["effect"] == "start":
-            driver = said_by
-            if found and found[-1].get("cursor") != event.get("cursor"):
-                found.pop()
-        elif said_by == driver and "verdict" in event:
+        epoch = event.get("epoch", 0)
+        if event.get("effect") == "start" and found and found[-1].get("cursor") != event.get("cursor"):
+            found.pop()
+        if "verdict" in event:
             found.append(event)
     return tuple(StepResult.model_validate(event["verdict"]) for event in found)
 

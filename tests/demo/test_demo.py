@@ -108,6 +108,7 @@ async def test_ctrl_c_ends_the_demo_and_all_that_it_started(tmp_path: Path) -> N
         )
     try:
         await eventually(lambda: "requests a second" in said.read_text() or demo.poll() is not None, seconds=300)
+        assert demo.poll() is None, said.read_text()
         started = psutil.Process(demo.pid).children(recursive=True)
         assert len(started) >= 3, said.read_text()  # the node, Prefect's server, the requests
         os.killpg(demo.pid, signal.SIGINT)  # as a terminal does: to Prefect's server as well

@@ -1,15 +1,18 @@
 """A rollout that waited, or waits, does not lose its time to what happens next."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 
 from prefect_modeldeploy import DeploymentSpec, DeploymentTarget, LocalServing
 from prefect_modeldeploy.errors import Problem, ProviderUnavailable, RolloutError, StaleEpoch
 from prefect_modeldeploy.flows import _driver, _ownership
 from prefect_modeldeploy.flows._effects import Effects
+from prefect_modeldeploy.flows._signals import Signals
 from prefect_modeldeploy.rollout import Effect, Phase, RolloutRecord, waited, waiting
 from prefect_modeldeploy.tasks import _journal
 from tests.rollout.test_machine import record
@@ -74,6 +77,23 @@ async def test_who_was_replaced_while_the_provider_was_away_does_not_try_again(
     with pytest.raises(StaleEpoch):
         await _driver._holding(Effect.RETIRE_FORMER, retiring, effects)
     assert effects.calls == 1
+
+
+async def test_who_cannot_know_whether_the_rollout_is_still_its_own_does_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no gateway refuses what a replaced driver does, its way back could undo another's promotion."""
+
+    async def away(record: RolloutRecord) -> None:
+        raise httpx.ConnectError("no route to Prefect's server")
+
+    monkeypatch.setattr(_ownership, "check", away)
+    monkeypatch.setattr(_driver, "PATIENCE_SECONDS", 0.1)
+    baked = record(phase=Phase.BAKED, mode="native", started_at=datetime.now(UTC))
+    effects = Away(tmp_path, asyncio.Event().wait)
+    with pytest.raises(RolloutError, match=r"does not answer .* the record stays open at BAKED"):
+        await _driver._step(baked, Effect.PROMOTE, effects, Signals(effects.target, baked))
+    assert effects.calls == 0
 
 
 async def test_what_would_not_fit_with_all_that_comes_of_it_does_not_begin() -> None:

@@ -21,7 +21,7 @@ from prefect_modeldeploy import (
 )
 from prefect_modeldeploy.deployments import Capability
 from prefect_modeldeploy.errors import InvalidInput, RolloutError, UnsupportedOperation
-from prefect_modeldeploy.flows._effects import _retire
+from prefect_modeldeploy.flows._letting_go import retire
 from prefect_modeldeploy.flows._start import run_rollout
 from prefect_modeldeploy.rollout import Phase, RolloutRecord
 from prefect_modeldeploy.sandbox.journal import Request
@@ -164,8 +164,16 @@ async def test_what_the_vendor_serves_from_is_kept_and_ends_no_rollout(tmp_path:
     """Scale's own model server sends its requests to a bundle that our gateway has left behind."""
     async with hosted("scale", tmp_path) as site:
         [former] = await site.production()
-        await _retire(site.target, former.id, "delete")
+        await retire(site.target, former.id, "delete")
         assert [one.id for one in await site.production()] == [former.id]
+
+
+async def test_what_a_provider_cannot_delete_is_let_go_of_as_far_as_it_can(tmp_path: Path) -> None:
+    async with hosted("foundry", tmp_path) as site:
+        [former] = await site.production()
+        await retire(site.target, former.id, "delete")
+        [still] = await site.production()
+        assert (still.id, still.autoscaling and still.autoscaling.min_replicas) == (former.id, 0)
 
 
 @pytest.mark.parametrize("provider", sorted(PROMOTED_BY))

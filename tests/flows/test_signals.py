@@ -3,11 +3,11 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from prefect.client.orchestration import get_client
@@ -190,6 +190,17 @@ async def test_blue_green_a_version_that_has_stopped_meanwhile_is_started_before
         record = await asyncio.wait_for(running, 120)
     assert record.outcome == "promoted", record.reason
     assert set(answers.failures) <= {"status 500"}
+
+
+async def test_a_first_version_that_has_stopped_meanwhile_is_started_too(new_site: Callable[[str], Site]) -> None:
+    site, approval = new_site(f"m{uuid4().hex[:8]}"), Approval(before=("promotion",), timeout_seconds=120)
+    running = asyncio.ensure_future(promote_to_production(site.target, site.spec("1"), approval=approval))
+    await eventually(lambda: _waits(site), seconds=60)
+    async with client_of(site.target) as client:
+        await client.stop(f"{site.target.model}-1")
+    await _answered(site, running, "promote")
+    record = await asyncio.wait_for(running, 120)
+    assert record.outcome == "promoted", record.reason
 
 
 async def _waits(site: Site) -> bool:

@@ -2,21 +2,17 @@
 
 from typing import Any
 
-from prefect_modeldeploy.rollout import Driver, Phase, RolloutRecord, StepResult
+from prefect_modeldeploy.rollout import Phase, StepResult
 from prefect_modeldeploy.tasks._audit import counted, entry_of
 from tests.rollout.test_machine import record, result
 
 
-def drivers(record: RolloutRecord, token: str) -> RolloutRecord:
-    return record.model_copy(update={"driver": Driver(token=token, host="h", pid=1)})
+def start(epoch: int, cursor: str) -> dict[str, Any]:
+    return entry_of(record(cursor=cursor, epoch=epoch), "start")
 
 
-def start(driver: str, cursor: str) -> dict[str, Any]:
-    return entry_of(drivers(record(cursor=cursor), driver), "start")
-
-
-def verdict(driver: str, cursor: str, step: int) -> dict[str, Any]:
-    return entry_of(drivers(record(cursor=cursor, phase=Phase.ATTACHED), driver), "observe", [seen(step)])
+def verdict(epoch: int, cursor: str, step: int) -> dict[str, Any]:
+    return entry_of(record(cursor=cursor, epoch=epoch, phase=Phase.ATTACHED), "observe", [seen(step)])
 
 
 def seen(step: int) -> StepResult:
@@ -24,29 +20,30 @@ def seen(step: int) -> StepResult:
 
 
 def steps(*events: dict[str, Any], cursor: str) -> list[int]:
-    return [each.step for each in counted(events, record(cursor=cursor))]
+    return [each.step for each in counted(events, record(cursor=cursor, epoch=9))]
 
 
 def test_the_verdicts_so_far_come_back_in_order() -> None:
-    audit = start("a", "c0"), verdict("a", "c1", 0), verdict("a", "c2", 1)
+    audit = start(1, "c0"), verdict(1, "c1", 0), verdict(1, "c2", 1)
     assert steps(*audit, cursor="c2") == [0, 1]
-    assert counted(audit, record(cursor="c2"))[0] == seen(0)
+    assert counted(audit, record(cursor="c2", epoch=9))[0] == seen(0)
 
 
 def test_a_verdict_that_its_driver_did_not_live_to_act_on_is_not_counted_twice() -> None:
-    audit = start("a", "c0"), verdict("a", "c1", 0), verdict("a", "c2", 1)
+    audit = start(1, "c0"), verdict(1, "c1", 0), verdict(1, "c2", 1)
     assert steps(*audit, cursor="c1") == [0], "who takes it up stands before the second"
-    assert steps(*audit, start("b", "c1"), verdict("b", "c3", 1), cursor="c3") == [0, 1]
+    assert steps(*audit, start(2, "c1"), verdict(2, "c3", 1), cursor="c3") == [0, 1]
 
 
 def test_what_a_replaced_driver_still_says_does_not_count() -> None:
-    audit = start("a", "c0"), verdict("a", "c1", 0), start("b", "c1"), verdict("a", "c2", 7), verdict("b", "c3", 1)
-    assert steps(*audit, cursor="c3") == [0, 1]
+    before = start(1, "c0"), verdict(1, "c1", 0), start(2, "c1")
+    assert steps(*before, verdict(1, "c2", 7), verdict(2, "c3", 1), cursor="c3") == [0, 1]
+    assert steps(*before, verdict(2, "c3", 1), start(1, "c1"), cursor="c3") == [0, 1], "nor that it turns back"
 
 
 def test_another_rollout_of_the_endpoint_has_verdicts_of_its_own() -> None:
-    other = {**verdict("a", "c1", 5), "rollout": "r0"}
-    assert steps(other, start("a", "c0"), verdict("a", "c1", 0), cursor="c1") == [0]
+    other = {**verdict(1, "c1", 5), "rollout": "r0"}
+    assert steps(other, start(1, "c0"), verdict(1, "c1", 0), cursor="c1") == [0]
 
 
 def test_a_verdict_of_harm_is_kept_wherever_it_was_seen() -> None:
