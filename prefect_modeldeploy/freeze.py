@@ -5,10 +5,11 @@ from typing import Literal
 from prefect.blocks.core import Block
 from pydantic import Field
 
+from prefect_modeldeploy.block_schemas import SchemaOnce
 from prefect_modeldeploy.rollout.freeze import FreezeWindow
 
 
-class FreezeCalendar(Block):
+class FreezeCalendar(SchemaOnce, Block):
     """Times in which production stays as it is: weekends, nights, the last days of the year. Roll-backs are free.
 
     Attributes:

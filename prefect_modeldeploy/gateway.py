@@ -7,6 +7,7 @@ from typing import Self
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr, model_validator
 
+from prefect_modeldeploy.block_schemas import SchemaOnce
 from prefect_modeldeploy.local.client import NodeClient, trusting
 from prefect_modeldeploy.transport import RetryPolicy
 from prefect_modeldeploy.urls import check_base_url
@@ -15,7 +16,7 @@ POLICY = RetryPolicy(attempts=5, total_seconds=10.0)
 """A node that is being restarted is back in seconds."""
 
 
-class Gateway(Block):
+class Gateway(SchemaOnce, Block):
     """The control API of a serving node, whose proxy splits the traffic of endpoints between deployments anywhere.
 
     Attributes:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 from prefect.blocks.core import Block
 from pydantic import Field, StringConstraints
 
+from prefect_modeldeploy.block_schemas import SchemaOnce
 from prefect_modeldeploy.deployments import Capability, Deployment
 from prefect_modeldeploy.errors import InvalidInput, NotFound
 from prefect_modeldeploy.freeze import FreezeCalendar
@@ -26,7 +27,7 @@ SlugAndName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$
 """Type and name of a saved block, such as `slack-webhook/ops`."""
 
 
-class DeploymentTarget(Block):
+class DeploymentTarget(SchemaOnce, Block):
     """Names what tasks and flows work on, so that they need only one parameter.
 
     Attributes:

@@ -113,3 +113,10 @@ def test_a_time_that_cannot_be_is_refused_with_its_value() -> None:
     for seconds in (-5, float("nan")):
         with pytest.raises(ParameterTypeError, match=f"only_if_idle_seconds.*{seconds:g} cannot be"):
             flow.validate_parameters(FLEET | {"only_if_idle_seconds": seconds})
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_the_reference_that_is_computed_once_is_prefects_own(block: type[Block]) -> None:
+    own = Block._to_block_schema_reference_dict.__func__(block)  # type: ignore[attr-defined]
+    assert block._to_block_schema_reference_dict() == own
+    assert block._to_block_schema_reference_dict() is not block._to_block_schema_reference_dict(), "no one's to change"

@@ -10,6 +10,7 @@ import anyio
 from prefect.blocks.abstract import CredentialsBlock
 from pydantic import model_validator
 
+from prefect_modeldeploy.block_schemas import SchemaOnce
 from prefect_modeldeploy.deployments import (
     Autoscaling,
     Capability,
@@ -170,7 +171,7 @@ class ServingClient(ABC):
             interval = min(5.0, interval * 1.3)
 
 
-class ServingCredentials(CredentialsBlock):
+class ServingCredentials(SchemaOnce, CredentialsBlock):
     """Base of the providers' blocks: `get_client()` returns a `ServingClient` as an async context manager."""
 
     client_class: ClassVar[type[ServingClient]]

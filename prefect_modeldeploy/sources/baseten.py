@@ -13,6 +13,7 @@ from dataclasses import replace
 from prefect.blocks.core import Block
 from pydantic import Field
 
+from prefect_modeldeploy.block_schemas import SchemaOnce
 from prefect_modeldeploy.providers.baseten import BasetenClient, BasetenCredentials, MetricQuery
 from prefect_modeldeploy.providers.baseten.metrics import LAG_SECONDS, REQUESTS, settled, steps_of, window
 from prefect_modeldeploy.providers.baseten.promotions import source_name
@@ -26,7 +27,7 @@ HISTORY_WINDOWS = 30
 """As many say what is normal: each costs a call an arm."""
 
 
-class BasetenMetrics(Block):
+class BasetenMetrics(SchemaOnce, Block):
     """Counts of requests and failures by Baseten's own metrics (beta), for arms that run there.
 
     Only counts: the vendor has latencies as quantiles, which cannot be compared as evidence. A window is a minute, and

@@ -14,6 +14,7 @@ from typing import Any
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from prefect_modeldeploy.block_schemas import SchemaOnce
 from prefect_modeldeploy.errors import Problem, ProviderError
 from prefect_modeldeploy.sources.base import Observed, run_logger
 from prefect_modeldeploy.sources.counters import LOOKBACK_SECONDS, ArmSeries, Series, counts_of
@@ -32,7 +33,7 @@ POLICY = RetryPolicy(attempts=2, total_seconds=5.0)
 _SELECTOR = re.compile(r"[A-Za-z_:][\w:]*(\{[^{}]*\})?|\{[^{}]+\}", re.ASCII)
 
 
-class PrometheusMetrics(Block):
+class PrometheusMetrics(SchemaOnce, Block):
     """Counters in Prometheus that say what each arm experienced.
 
     Each field names raw counters by a plain series selector, the same for both arms but for the placeholders
