@@ -1,6 +1,6 @@
 """Prefect computes the schema of a block anew for each block and each flow that can hold it: ours are computed once.
 
-That halves the seconds of CPU that importing the flows takes, which every process of a flow run begins with.
+Importing the flows, which every process of a flow run begins with, takes some 40 % less CPU for it.
 """
 
 from typing import Any

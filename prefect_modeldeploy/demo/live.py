@@ -10,7 +10,6 @@ from typing import Any
 from prefect_modeldeploy.demo.models import Sample
 from prefect_modeldeploy.errors import ModelDeployError, WaitTimeout
 
-NOTHING: dict[str, Any] = {"sent": 0, "answered": 0, "failed_by_model": 0, "lost": 0}
 _STOP_SECONDS = 60.0
 """A request that is on its way gives up after 30 s."""
 
@@ -24,7 +23,8 @@ class LiveTraffic:
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
         self._reports = 0
-        self.counts: dict[str, Any] = {**NOTHING, "by_arm": {}, "by_status": {}, "served": []}
+        self.counts: dict[str, Any] = dict.fromkeys(("sent", "answered", "failed_by_model", "lost"), 0)
+        self.counts |= {"by_arm": {}, "by_status": {}, "served": []}
 
     async def start(self, *, patience_seconds: float = 60.0) -> None:
         """Begin; returns once requests are being answered. Call `stop` also when this raises.

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
 
@@ -66,8 +66,8 @@ async def drive(record: RolloutRecord, effects: Effects) -> RolloutRecord:
 
     Raises:
         StaleEpoch: Another rollout owns the endpoint; nothing more was changed.
-        RolloutError: The way back, or the promotion itself, failed; the record stays open, and running the flow again
-            goes on with it.
+        RolloutError: The way back, or the promotion itself, failed, or Prefect's server was away for ten minutes; the
+            record stays open, and running the flow again goes on with it.
     """
     try:
         return await _watched(record, effects)
@@ -114,8 +114,9 @@ async def _step(record: RolloutRecord, effect: Effect, effects: Effects, signals
                 "and running the flow again goes on from there"
             ) from error
         effects.logger.error("%s: %s failed, rolling back: %s", record.endpoint, effect, _reason(error))
+    seen = after.steps[-1] if len(after.steps) > len(record.steps) else None
     try:
-        return await _save(after, effects, effect, after.steps[len(record.steps) :])
+        return await _save(after, effects, effect, seen)
     except StaleEpoch:
         effects.late = after if effect is Effect.DEPLOY else None
         raise
@@ -186,7 +187,7 @@ async def _unless_told(
         await asyncio.gather(working, listening, return_exceptions=True)
 
 
-async def _save(record: RolloutRecord, effects: Effects, effect: str, seen: Sequence[StepResult] = ()) -> RolloutRecord:
+async def _save(record: RolloutRecord, effects: Effects, effect: str, seen: StepResult | None = None) -> RolloutRecord:
     """Save where the rollout stands, and what was seen meanwhile, in the audit first.
 
     Whoever is killed in between does the effect again, and says so again; the other way round nobody ever would.

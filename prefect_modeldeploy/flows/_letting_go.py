@@ -1,7 +1,7 @@
 """How a rollout lets go of a deployment: the former version, or a canary that it created."""
 
 from prefect_modeldeploy.deployments import Capability
-from prefect_modeldeploy.errors import InvalidInput, ProviderError, UnsupportedOperation
+from prefect_modeldeploy.errors import InvalidInput, ModelDeployError, ProviderError, UnsupportedOperation
 from prefect_modeldeploy.flows._once import adelete_deployment, ascale_deployment_to_zero, astop_deployment
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks._surroundings import routes_to
@@ -15,21 +15,20 @@ async def retire(target: DeploymentTarget, deployment_id: str, how: str) -> None
     if routes := await routes_to(target, deployment_id):
         logger.warning("%s: %s is kept, for it serves %s", target.endpoint, deployment_id, routes)
         return
+    # No request comes any more that could wake it: where a provider has no such zero, a stop is as good.
+    put_to_rest = ascale_deployment_to_zero if can(Capability.SCALE_TO_ZERO) else astop_deployment
+    let_go = adelete_deployment if how == "delete" and can(Capability.DELETE) else put_to_rest
     try:
-        if how == "delete" and can(Capability.DELETE):
-            await adelete_deployment(target, deployment_id)
-        else:
-            # No request comes any more that could wake it: where a provider has no such zero, a stop is as good.
-            await (ascale_deployment_to_zero if can(Capability.SCALE_TO_ZERO) else astop_deployment)(
-                target, deployment_id
-            )
-    except (InvalidInput, UnsupportedOperation, ProviderError) as error:
-        if isinstance(error, ProviderError) and not _is_refused(error):
+        await let_go(target, deployment_id)
+    except ModelDeployError as error:
+        if not _is_refused(error):
             raise
         # The traffic is where it should be, and asking again would change nothing.
         logger.warning("%s: %s is kept, for its provider does not let it go: %s", target.endpoint, deployment_id, error)
 
 
-def _is_refused(error: ProviderError) -> bool:
+def _is_refused(error: ModelDeployError) -> bool:
     """Whether a provider has understood what was asked for, and will not do it."""
-    return error.problem.code == "in_use" or error.problem.status_code in (400, 422)
+    if isinstance(error, ProviderError):
+        return error.problem.code == "in_use" or error.problem.status_code in (400, 422)
+    return isinstance(error, InvalidInput | UnsupportedOperation)

@@ -169,8 +169,7 @@ def answered(record: RolloutRecord, answer: Answer, now: datetime) -> RolloutRec
             return record.model_copy(update={"phase": Phase.APPROVED, "plan": plan})
         case "skip":
             return passed_over(record, reason, decided_by="approval")
-    changes = {"phase": Phase.APPROVED} if answer.gate == "promotion" else {}
-    return record.model_copy(update=changes)
+    return record.model_copy(update={"phase": Phase.APPROVED}) if answer.gate == "promotion" else record
 
 
 def _extended(record: RolloutRecord, now: datetime) -> RolloutRecord:
@@ -197,8 +196,7 @@ def in_full(record: RolloutRecord, reason: str, *, decided_by: str = "person") -
     """Leave all further steps out: a person promotes on their own responsibility. The bake is still watched."""
     if record.phase not in (Phase.ATTACHED, Phase.SHIFTED, Phase.JUDGED):
         return record
-    changes = {"phase": Phase.APPROVED, "reason": reason, "decided_by": decided_by}
-    return record.model_copy(update=changes)
+    return record.model_copy(update={"phase": Phase.APPROVED, "reason": reason, "decided_by": decided_by})
 
 
 def finish(record: RolloutRecord, effect: Effect, now: datetime) -> RolloutRecord:

@@ -5,7 +5,7 @@ storage that Prefect keeps results in: one JSON file an entry.
 """
 
 import json
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -20,8 +20,8 @@ from prefect_modeldeploy.target import DeploymentTarget, router_of
 _READ_SECONDS = 5.0
 
 
-async def append(target: DeploymentTarget, record: RolloutRecord, effect: str, seen: Sequence[StepResult] = ()) -> None:
-    """Add what an effect came to, and the verdicts since the last entry.
+async def append(target: DeploymentTarget, record: RolloutRecord, effect: str, seen: StepResult | None = None) -> None:
+    """Add what an effect came to, and the verdict that it gave.
 
     What cannot be added is logged in full: a rollout does not stop for it.
     """
@@ -81,7 +81,7 @@ def counted(events: Iterable[dict[str, Any]], record: RolloutRecord) -> tuple[St
     return tuple(StepResult.model_validate(event["verdict"]) for event in found)
 
 
-def entry_of(record: RolloutRecord, effect: str, seen: Sequence[StepResult] = ()) -> dict[str, Any]:
+def entry_of(record: RolloutRecord, effect: str, seen: StepResult | None = None) -> dict[str, Any]:
     """What is worth keeping of a record after an effect."""
     facts = {
         "rollout": record.id,
@@ -99,8 +99,8 @@ def entry_of(record: RolloutRecord, effect: str, seen: Sequence[StepResult] = ()
     }
     if record.phase is Phase.PLANNED or effect == "claim":
         facts |= {"who": record.who.model_dump(), "why": record.why, "plan": _plan(record)}
-    if seen:
-        facts["verdict"] = seen[-1].model_dump(mode="json", exclude_none=True)
+    if seen is not None:
+        facts["verdict"] = seen.model_dump(mode="json", exclude_none=True)
     if effect in ("ask", "approve") and record.answer:
         facts["answer"] = record.answer.model_dump(mode="json")
     return {key: value for key, value in facts.items() if value not in (None, "")}

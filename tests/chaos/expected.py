@@ -6,6 +6,9 @@ from prefect_modeldeploy.rollout import Effect
 
 PROMOTED, ROLLED_BACK = frozenset({"promoted"}), frozenset({"rolled_back"})
 
+UNHEARD = ("kill", "stop", "lost answer")
+"""Nobody says anything: the plans of all stories go on (`on_lost="resume"`)."""
+
 TOLD = ("sigterm", "ui cancel")
 """Somebody says stop."""
 
@@ -21,11 +24,7 @@ def outcomes(places: Collection[str], ends: str, point: str, how: str, *, by_pro
         by_provider: Whether the provider alone moves the traffic.
     """
     place, when = point.split(":")
-    if ends != "promoted" or how in (
-        "kill",
-        "stop",
-        "lost answer",
-    ):  # the plans of all stories go on (`on_lost="resume"`)
+    if ends != "promoted" or how in UNHEARD:
         return frozenset({ends})
     settled = _settled(places)
     if place in settled:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from prefect_modeldeploy import DeploymentTarget
@@ -47,7 +47,7 @@ async def _watch(target: DeploymentTarget, seen: Seen) -> None:
     last: dict[str, float] = {}
     async with router_of(target) as (router, name), client_of(target) as client:
         while True:
-            try:
+            with suppress(ProviderUnavailable, NotFound):  # who is away, or not there yet, is not wrong
                 weights = _weights(await router.get_endpoint(name))
                 if abs(sum(weights.values()) - 100) > 1e-6:
                     seen.add(f"the weights were {weights}")
@@ -56,8 +56,6 @@ async def _watch(target: DeploymentTarget, seen: Seen) -> None:
                         seen.add(f"{id} got traffic while it was not ready")
                 last = weights
                 seen.looks += 1
-            except (ProviderUnavailable, NotFound):  # who is away, or not there yet, is not wrong
-                pass
             await asyncio.sleep(_LOOK_SECONDS)
 
 

@@ -12,7 +12,7 @@ def start(epoch: int, cursor: str) -> dict[str, Any]:
 
 
 def verdict(epoch: int, cursor: str, step: int) -> dict[str, Any]:
-    return entry_of(record(cursor=cursor, epoch=epoch, phase=Phase.ATTACHED), "observe", [seen(step)])
+    return entry_of(record(cursor=cursor, epoch=epoch, phase=Phase.ATTACHED), "observe", seen(step))
 
 
 def seen(step: int) -> StepResult:
@@ -47,6 +47,6 @@ def test_another_rollout_of_the_endpoint_has_verdicts_of_its_own() -> None:
 
 
 def test_a_verdict_of_harm_is_kept_wherever_it_was_seen() -> None:
-    turned = entry_of(record(phase=Phase.ROLLING_BACK), "ask", [seen(0)])
+    turned = entry_of(record(phase=Phase.ROLLING_BACK), "ask", seen(0))
     assert turned["verdict"]["step"] == 0
     assert "verdict" not in entry_of(record(phase=Phase.SHIFTED), "shift")
