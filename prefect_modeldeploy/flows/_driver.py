@@ -43,6 +43,9 @@ TURN_BACK_SECONDS = 25.0
 PATIENCE_SECONDS = 600.0
 """So long a rollout waits for Prefect's server or a provider that is away, and holds the weights meanwhile."""
 
+_ANSWERED_SECONDS = PATIENCE_SECONDS / 2
+"""An effect that fails after so long has had answers from its provider meanwhile: retries end sooner."""
+
 _HURRY_SECONDS = 3.0
 """On the way back traffic comes first: so long it waits for Prefect's server."""
 
@@ -115,11 +118,7 @@ async def _step(record: RolloutRecord, effect: Effect, effects: Effects, signals
             ) from error
         effects.logger.error("%s: %s failed, rolling back: %s", record.endpoint, effect, _reason(error))
     seen = after.steps[-1] if len(after.steps) > len(record.steps) else None
-    try:
-        return await _save(after, effects, effect, seen)
-    except StaleEpoch:
-        effects.late = after if effect is Effect.DEPLOY else None
-        raise
+    return await _save(after, effects, effect, seen)
 
 
 def _promoted_in_part(record: RolloutRecord, effect: Effect, error: Exception) -> bool:
@@ -137,7 +136,7 @@ async def _holding(effect: Effect, record: RolloutRecord, effects: Effects) -> R
     However long it was held: nothing is done but by who drives the rollout then, and nothing forward once the red
     button is pressed.
     """
-    give_up = time.monotonic() + PATIENCE_SECONDS
+    away_since: float | None = None
     while True:
         passed = await effects.let_through(effect, record)
         if passed.phase is not record.phase:
@@ -146,17 +145,21 @@ async def _holding(effect: Effect, record: RolloutRecord, effects: Effects) -> R
         await _patiently(partial(_ownership.check, record), record, effects.logger)
         if effect not in _WATCHED and (back := await halted(record, effects.logger)) is not record:
             return back
+        begun = time.monotonic()
         try:
             return await effects(effect, record)
         except ProviderError as error:
             if not (isinstance(error, ProviderUnavailable | RateLimited) or may_retry(error, repeatable=True)):
                 raise
+            failed = time.monotonic()
+            if away_since is None or failed - begun > _ANSWERED_SECONDS:
+                away_since = failed
+            left = away_since + PATIENCE_SECONDS - failed
             late = in_flight(record) and expired(record, datetime.now(UTC))  # a way back has no deadline
-            if late or time.monotonic() > give_up:
+            if late or left < 0:
                 raise
             effects.logger.warning("%s: %s is held: %s", record.endpoint, effect, error)
-            wait = min(error.retry_after or 0.0, give_up - time.monotonic())
-            await asyncio.sleep(max(_AGAIN_SECONDS, wait))
+            await asyncio.sleep(max(_AGAIN_SECONDS, min(error.retry_after or 0.0, left)))
 
 
 async def _unless_told(
@@ -192,39 +195,52 @@ async def _save(record: RolloutRecord, effects: Effects, effect: str, seen: Step
 
     Whoever is killed in between does the effect again, and says so again; the other way round nobody ever would.
     """
-    audited = False
+    check = partial(_ownership.check, record)
 
     async def save() -> None:
-        nonlocal audited
-        await _ownership.check(record)
-        if not audited:
-            await _audit.append(effects.target, record, effect, seen)
-            audited = True
+        await check()
         await _journal.save(record)
 
-    await _patiently(save, record, effects.logger)
-    if not audited:  # on the way back Prefect's server was not waited for
+    await _patiently(check, record, effects.logger)
+    with anyio.move_on_after(_HURRY_SECONDS if _is_urgent(record) else None) as limit:
         await _audit.append(effects.target, record, effect, seen)
+    if limit.cancelled_caught:
+        effects.logger.error("%s: %s is not in the audit: the gateway does not answer", record.endpoint, effect)
+    await _patiently(save, record, effects.logger)
     return record
 
 
+def _is_urgent(record: RolloutRecord) -> bool:
+    """Whether traffic matters more than what is written down: a gateway refuses whoever does not own the endpoint.
+
+    A provider would not: without a gateway nobody turns back who does not know whose the rollout is.
+    """
+    return record.phase in ON_THE_WAY_BACK and record.mode == "swap"
+
+
 async def _patiently(call: Callable[[], Awaitable[None]], record: RolloutRecord, logger: Logger) -> None:
-    """Do what needs Prefect's server; wait while it is away, but on the way back not for long: the traffic matters."""
-    hurry = record.phase in ON_THE_WAY_BACK
-    give_up = time.monotonic() + (_HURRY_SECONDS if hurry else PATIENCE_SECONDS)
+    """Do what needs Prefect's server; wait while it is away, but not for long where the traffic must go back.
+
+    A record that cannot be read, or saved, says as little about whose the rollout is; waiting does not mend it.
+    """
+    urgent = _is_urgent(record)
+    give_up = time.monotonic() + (_HURRY_SECONDS if urgent else PATIENCE_SECONDS)
     while True:
         try:
             with anyio.fail_after(max(0.1, give_up - time.monotonic())):
-                return await call()
-        except (httpx.HTTPError, PrefectHTTPStatusError, TimeoutError) as error:
-            if time.monotonic() > give_up and not hurry:
+                await call()
+            return
+        except (httpx.HTTPError, PrefectHTTPStatusError, TimeoutError, RolloutError) as error:
+            hopeless = isinstance(error, RolloutError)
+            why = str(error) if hopeless else f"Prefect's server does not answer: {_reason(error)}"
+            logger.warning("%s: %s", record.endpoint, why)
+            if hopeless or time.monotonic() > give_up:
+                if urgent:
+                    return
                 raise _Unattended(
-                    f"{record.endpoint}: Prefect's server does not answer ({_reason(error)}); the record stays open at "
-                    f"{record.phase}, and running the flow again goes on from there"
+                    f"{record.endpoint}: {why}; the record stays open at {record.phase}, and running the flow again "
+                    "goes on from there"
                 ) from error
-            logger.warning("%s: Prefect's server does not answer: %s", record.endpoint, error)
-            if time.monotonic() > give_up:
-                return None
             await asyncio.sleep(_AGAIN_SECONDS)
 
 

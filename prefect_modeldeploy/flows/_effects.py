@@ -60,8 +60,8 @@ class Effects:
     def __init__(self, target: DeploymentTarget) -> None:
         self._target = target
         self._creation: asyncio.Task[Deployment] | None = None
-        self.late: RolloutRecord | None = None
-        """The record that names what was created when another run had taken the rollout over."""
+        self._unsaved: RolloutRecord | None = None
+        """The record that names what was, or is being, created, until that is written down."""
 
     @property
     def target(self) -> DeploymentTarget:
@@ -79,8 +79,15 @@ class Effects:
 
     async def __call__(self, effect: Effect, record: RolloutRecord) -> RolloutRecord:
         """Do the effect and return the record after it."""
+        if effect is Effect.DEPLOY:
+            self._unsaved = record
+        elif self._creation is None:
+            self._unsaved = None
         after: RolloutRecord | None = await getattr(self, f"_{effect.value}")(record)
-        return finish(record, effect, now()) if after is None else after
+        after = finish(record, effect, now()) if after is None else after
+        if effect is Effect.DEPLOY:
+            self._unsaved = after
+        return after
 
     async def _claim(self, record: RolloutRecord) -> RolloutRecord:
         claim = await aclaim_endpoint(self._target)
@@ -149,7 +156,8 @@ class Effects:
         """Make sure that the canary still runs before it gets requests: a person may have thought for days."""
         if record.kind == "roll_back":  # it has just been started
             return
-        if (await aget_deployment(self._target, record.canary)).status in _DOWN:
+        found = await aget_deployment(self._target, record.canary)
+        if not (found.ready or found.status in _ABLE):
             await bring_up(self._target, record.canary, record.plan.ready_timeout_seconds)
 
     async def _bake(self, record: RolloutRecord) -> RolloutRecord | None:
@@ -277,15 +285,15 @@ class Effects:
 
     async def disown(self) -> None:
         """Let go of what was created when the rollout was somebody else's already, if it has turned back without it."""
-        if self.late is None:
+        if (late := self._unsaved) is None or late.spec is None:
             return
         try:
-            if await self._has_turned_back(self.late):
-                await self._retire_canary(self.late)
+            if await self._has_turned_back(late):
+                await self._retire_canary(late)
             else:  # who goes on finds by its name what was created
-                self.logger.warning("%s was created late, and is left there", self.late.canary)
+                self.logger.warning("%s was created late, and is left there", late.canary)
         except Exception as error:  # that somebody else drives it is what its caller has to know
-            self.logger.warning("%s was created late, and is left there: %s", self.late.canary, error)
+            self.logger.warning("%s was created late, and is left there: %s", late.canary, error)
 
     async def _has_turned_back(self, record: RolloutRecord) -> bool:
         """Whether somebody else has turned a rollout back, and has let go by now of what they knew of."""
@@ -327,7 +335,8 @@ async def ids_of(target: DeploymentTarget, spec: DeploymentSpec) -> list[str]:
     return [one.id for one in there if spec.name in (one.id, one.name)]
 
 
-_DOWN = frozenset({DeploymentStatus.STOPPING, DeploymentStatus.STOPPED, DeploymentStatus.FAILED})
+_ABLE = frozenset({DeploymentStatus.SCALED_TO_ZERO, DeploymentStatus.UPDATING, DeploymentStatus.DEGRADED})
+"""It answers, or the next request wakes it, though not all of it is ready."""
 
 _LOOK_SECONDS = 0.5
 

@@ -1,7 +1,7 @@
 """How a rollout lets go of a deployment: the former version, or a canary that it created."""
 
 from prefect_modeldeploy.deployments import Capability
-from prefect_modeldeploy.errors import InvalidInput, ModelDeployError, ProviderError, UnsupportedOperation
+from prefect_modeldeploy.errors import InvalidInput, ModelDeployError, NotFound, ProviderError, UnsupportedOperation
 from prefect_modeldeploy.flows._once import adelete_deployment, ascale_deployment_to_zero, astop_deployment
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks._surroundings import routes_to
@@ -17,9 +17,16 @@ async def retire(target: DeploymentTarget, deployment_id: str, how: str) -> None
         return
     # No request comes any more that could wake it: where a provider has no such zero, a stop is as good.
     put_to_rest = ascale_deployment_to_zero if can(Capability.SCALE_TO_ZERO) else astop_deployment
-    let_go = adelete_deployment if how == "delete" and can(Capability.DELETE) else put_to_rest
     try:
-        await let_go(target, deployment_id)
+        if how == "delete" and can(Capability.DELETE):
+            try:
+                await adelete_deployment(target, deployment_id)
+                return
+            except (InvalidInput, UnsupportedOperation) as error:  # nobody was asked: it may rest at least
+                logger.warning("%s: %s cannot be deleted: %s", target.endpoint, deployment_id, error)
+        await put_to_rest(target, deployment_id)
+    except NotFound:  # somebody else has let go of it
+        return
     except ModelDeployError as error:
         if not _is_refused(error):
             raise
@@ -30,5 +37,5 @@ async def retire(target: DeploymentTarget, deployment_id: str, how: str) -> None
 def _is_refused(error: ModelDeployError) -> bool:
     """Whether a provider has understood what was asked for, and will not do it."""
     if isinstance(error, ProviderError):
-        return error.problem.code == "in_use" or error.problem.status_code in (400, 422)
+        return error.problem.code == "in_use" or error.problem.status_code in (400, 403, 422)
     return isinstance(error, InvalidInput | UnsupportedOperation)

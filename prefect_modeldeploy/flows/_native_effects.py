@@ -55,11 +55,15 @@ class NativeEffects(Effects):
         return finish(record, Effect.PROMOTE, now())
 
     async def _restore(self, record: RolloutRecord) -> None:
-        if record.stable is not None and self._target.credentials.client_class.rolls_back == "to":
+        if not record.promoting or record.stable is None:  # what was promoted without us is not ours to take back
+            return
+        if self._target.credentials.client_class.rolls_back == "to":
             await aroll_back_deployment(self._target, record.stable)
 
     async def _retire_canary(self, record: RolloutRecord) -> None:
-        if not record.promoting:  # else it may serve by now
+        if record.promoting:
+            self.logger.warning("%s: %s is kept, for it may serve by now", record.endpoint, record.canary)
+        else:
             await super()._retire_canary(record)
 
 

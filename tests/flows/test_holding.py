@@ -3,16 +3,19 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
+from prefect.variables import Variable
 
 from prefect_modeldeploy import DeploymentSpec, DeploymentTarget, LocalServing
 from prefect_modeldeploy.errors import Problem, ProviderUnavailable, RolloutError, StaleEpoch
 from prefect_modeldeploy.flows import _driver, _ownership
 from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.flows._signals import Signals
+from prefect_modeldeploy.local.autostart import stop_node
 from prefect_modeldeploy.rollout import Effect, Phase, RolloutRecord, waited, waiting
 from prefect_modeldeploy.tasks import _journal
 from tests.rollout.test_machine import record
@@ -66,6 +69,34 @@ async def test_a_provider_that_is_away_after_a_weekend_of_waiting_is_waited_for(
     assert after.held_seconds == pytest.approx(2 * 86400, abs=60)
 
 
+async def test_an_effect_that_goes_well_for_long_is_waited_for_as_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_driver, "_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(_driver, "_ANSWERED_SECONDS", 0.5)
+    monkeypatch.setattr(_driver, "PATIENCE_SECONDS", 1.0)
+    observed = record(phase=Phase.SHIFTED, endpoint="long", started_at=datetime.now(UTC))
+    effects = Away(tmp_path, partial(asyncio.sleep, 1.5))
+    assert await _driver._holding(Effect.OBSERVE, observed, effects) == observed
+    assert effects.calls == 2
+
+
+async def test_a_record_that_cannot_be_read_holds_up_what_goes_forward_and_no_way_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can tell whose it is: forward nothing is done; backward the gateway refuses who is not the owner."""
+    await Variable.aset(_journal.variable_name("unread"), "damaged", overwrite=True)
+    shifted = record(phase=Phase.SHIFTED, endpoint="unread", started_at=datetime.now(UTC))
+    effects = Away(tmp_path, asyncio.Event().wait)
+    with pytest.raises(RolloutError, match=r"holds no record .* stays open at SHIFTED"):
+        await _driver._save(shifted, effects, "shift")
+    back = shifted.model_copy(update={"phase": Phase.ROLLING_BACK})
+    try:
+        assert await _driver._save(back, effects, "start") == back
+    finally:
+        await stop_node(tmp_path)  # which keeps the audit
+
+
 async def test_who_was_replaced_while_the_provider_was_away_does_not_try_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,11 +120,12 @@ async def test_who_cannot_know_whether_the_rollout_is_still_its_own_does_nothing
 
     monkeypatch.setattr(_ownership, "check", away)
     monkeypatch.setattr(_driver, "PATIENCE_SECONDS", 0.1)
-    baked = record(phase=Phase.BAKED, mode="native", started_at=datetime.now(UTC))
-    effects = Away(tmp_path, asyncio.Event().wait)
-    with pytest.raises(RolloutError, match=r"does not answer .* the record stays open at BAKED"):
-        await _driver._step(baked, Effect.PROMOTE, effects, Signals(effects.target, baked))
-    assert effects.calls == 0
+    for phase, effect in ((Phase.BAKED, Effect.PROMOTE), (Phase.ROLLING_BACK, Effect.RESTORE)):
+        native = record(phase=phase, mode="native", started_at=datetime.now(UTC))
+        effects = Away(tmp_path, asyncio.Event().wait)
+        with pytest.raises(RolloutError, match=rf"does not answer.* the record stays open at {phase}"):
+            await _driver._step(native, effect, effects, Signals(effects.target, native))
+        assert effects.calls == 0
 
 
 async def test_what_would_not_fit_with_all_that_comes_of_it_does_not_begin() -> None:

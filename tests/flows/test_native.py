@@ -19,7 +19,7 @@ from prefect_modeldeploy import (
     scale_to_zero,
     wake_up,
 )
-from prefect_modeldeploy.deployments import Capability
+from prefect_modeldeploy.deployments import Capability, DeploymentStatus
 from prefect_modeldeploy.errors import InvalidInput, RolloutError, UnsupportedOperation
 from prefect_modeldeploy.flows._letting_go import retire
 from prefect_modeldeploy.flows._start import run_rollout
@@ -107,6 +107,22 @@ async def test_a_promotion_that_died_before_its_effect_is_turned_back(
         assert await site.served() == before
 
 
+async def test_what_somebody_else_has_promoted_meanwhile_is_not_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Baseten's way back calls off whatever is under way, so it is gone only if we have asked for something."""
+    async with hosted("baseten", tmp_path) as site:
+        hotfix = await up(site)
+        with dying_at(Phase.READY, monkeypatch), pytest.raises(KeyboardInterrupt):
+            await promote_to_production(site.target, hotfix, mode="native")
+        async with client_of(site.target) as client:
+            await client.promote(hotfix, environment=site.target.environment)
+        after = await site.served()
+        back = await roll_back(site.target)
+        assert (back.kind, back.outcome) == ("promotion", "rolled_back")
+        assert await site.served() == after
+
+
 PROMOTED_BY = {
     "baseten": ("POST", "*/environments/production/promote"),
     "fiddler": ("PATCH", "/v3/models/*"),
@@ -174,6 +190,17 @@ async def test_what_a_provider_cannot_delete_is_let_go_of_as_far_as_it_can(tmp_p
         await retire(site.target, former.id, "delete")
         [still] = await site.production()
         assert (still.id, still.autoscaling and still.autoscaling.min_replicas) == (former.id, 0)
+
+
+async def test_what_must_not_be_deleted_is_stopped_and_what_is_gone_is_let_go_of(tmp_path: Path) -> None:
+    """Nobody but us takes back a deletion that was refused before it was asked for: the GPU would run on."""
+    async with hosted("fiddler", tmp_path) as site:
+        [seeded] = await site.production()
+        await retire(site.target, seeded.id, "delete")
+        [still] = await site.production()
+        assert (still.id, still.status) == (seeded.id, DeploymentStatus.STOPPED)
+        for how in ("delete", "scale_to_zero"):
+            await retire(site.target, "00000000-0000-4000-8000-000000000000", how)
 
 
 @pytest.mark.parametrize("provider", sorted(PROMOTED_BY))

@@ -112,6 +112,30 @@ async def test_what_is_created_after_an_abort_goes_as_well(hosted: arms_kit.Site
 
 
 @pytest.mark.slow
+async def test_what_is_still_being_created_goes_when_somebody_else_has_turned_back(
+    hosted: arms_kit.Site, tmp_path: Path
+) -> None:
+    target, spec = await _in_production(hosted, tmp_path / "truss")
+    control = hosted.sandbox.control
+    await control.fault(provider="baseten", method="POST", path="*/deployments", kind="delay", seconds=3)
+    effects = Effects(target)
+    claimed = record(phase=Phase.CLAIMED, spec=spec, canary=spec.name, endpoint=target.endpoint)
+    creating = asyncio.ensure_future(effects(Effect.DEPLOY, claimed))
+
+    async def sent() -> bool:
+        return any(fault.fired for fault in await control.faults())
+
+    await eventually(sent, every=0.1)
+    creating.cancel()
+    await asyncio.wait((creating,))
+    await _journal.put(claimed.model_copy(update={"phase": Phase.ENDED, "outcome": "rolled_back", "epoch": 9}))
+    assert spec.name not in await _names(target), "not yet"
+    await effects.disown()
+    assert await control.requests(provider="baseten", method="POST", path="*/deployments")
+    assert spec.name not in await _names(target)
+
+
+@pytest.mark.slow
 async def test_what_is_created_after_the_end_of_a_cancelled_run_is_left_to_reconcile(
     hosted: arms_kit.Site, tmp_path: Path
 ) -> None:

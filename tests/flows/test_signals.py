@@ -18,12 +18,14 @@ from prefect.states import Cancelling
 
 from prefect_modeldeploy import Approval, JudgePlan, RolloutRecord, canary_rollout, orders, promote_to_production
 from prefect_modeldeploy.errors import InvalidInput, ProviderError, RolloutError
+from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.local.home import Home
 from prefect_modeldeploy.rollout import Effect, Phase, next_effect
 from prefect_modeldeploy.target import client_of, router_of
 from prefect_modeldeploy.tasks import _journal
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site
+from tests.rollout.test_machine import record as record_of
 from tests.traffic.load import Answers
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.slow, pytest.mark.timeout(300)]
@@ -201,6 +203,19 @@ async def test_a_first_version_that_has_stopped_meanwhile_is_started_too(new_sit
     await _answered(site, running, "promote")
     record = await asyncio.wait_for(running, 120)
     assert record.outcome == "promoted", record.reason
+
+
+async def test_a_version_that_is_only_starting_gets_no_requests_before_it_is_ready(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(2)\n\ndef echo(value):\n    return value\n")
+    there = {"model": site.target.model, "endpoint": site.target.endpoint, "stable": f"{site.target.model}-1"}
+    slow = site.spec("2").model_copy(update={"source": "slow:echo", "options": {"python_path": [str(tmp_path)]}})
+    effects = Effects(site.target)
+    claimed = await effects(Effect.CLAIM, record_of(phase=Phase.PLANNED, spec=slow, canary=slow.name, **there))
+    deployed = await effects(Effect.DEPLOY, claimed)
+    assert (await site.deployments())[slow.name] != "READY"
+    await effects(Effect.FILL, deployed.model_copy(update={"phase": Phase.APPROVED}))
+    assert (await site.deployments())[slow.name] == "READY"
+    assert (await site.arms())["canary"] == (slow.name, 100.0)
 
 
 async def _waits(site: Site) -> bool:
