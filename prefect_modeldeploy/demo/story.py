@@ -8,13 +8,12 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import httpx
-import psutil
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
@@ -44,13 +43,16 @@ def tell(*, as_json: bool) -> int:
     # Prefect reads its settings when it is imported. Its log would tear up the live table.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")  # it complains where it cannot call home
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")
     console = Console(stderr=as_json)
     outcome = Outcome()
     try:
         _check_extra()
         with _stage(console) as say:
             asyncio.run(_play(outcome, say))
+    except KeyboardInterrupt:
+        outcome.unmet.append("interrupted")
+        conclude(outcome, console, as_json=as_json)
+        return 128 + signal.SIGINT
     except ModelDeployError as error:
         outcome.unmet.append(str(error))
     except Exception as error:
@@ -75,9 +77,9 @@ def _check_extra() -> None:
 
 async def _play(outcome: Outcome, say: "Say") -> None:
     from prefect import flow
-    from prefect.settings import get_current_settings
 
     from prefect_modeldeploy.compat import check_prefect_server
+    from prefect_modeldeploy.demo.server import prefect_server
     from prefect_modeldeploy.local.autostart import ensure_node, stop_node
     from prefect_modeldeploy.providers.local import LocalServing
     from prefect_modeldeploy.target import DeploymentTarget
@@ -89,46 +91,27 @@ async def _play(outcome: Outcome, say: "Say") -> None:
         f"training three versions of a classifier; version 3 will be wrong in {WRONG_PERCENT} % of its answers "
         f"and fail in {FAILING_PERCENT} %; meanwhile, a serving node and Prefect start"
     )
-    interrupted = asyncio.Event()
-    if not get_current_settings().api.url:  # Ctrl-C ends a server of our own as well; another one learns of the end
-        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
     # Prefect's server takes seconds to start: meanwhile, the models are trained and the node comes up.
     training, starting = asyncio.create_task(asyncio.to_thread(train, home)), asyncio.create_task(ensure_node(home))
+
+    @flow(name="modeldeploy-demo")
+    async def modeldeploy_demo() -> None:
+        """The whole demo as one run, so that Prefect shows it as one."""
+        models, samples = await asyncio.shield(training)  # Ctrl-C ends the story; the demo waits for these two
+        await asyncio.shield(starting)
+        await _rollouts(target, models, samples, outcome, say)
+        await _sleep_and_wake(target, samples, outcome, say)
+
     try:
-
-        @flow(name="modeldeploy-demo")
-        async def modeldeploy_demo() -> None:
-            """The whole demo as one run, so that Prefect starts once and shows it as one."""
-            models, samples = await asyncio.shield(training)  # Ctrl-C ends the story; the demo waits for these two
-            await asyncio.shield(starting)
-            await _rollouts(target, models, samples, outcome, say)
-            await _sleep_and_wake(target, samples, outcome, say)
-
-        story, halted = asyncio.create_task(modeldeploy_demo()), asyncio.create_task(interrupted.wait())
-        try:
-            await asyncio.wait([story, halted], return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            story.cancel()  # in order: its rollout is turned back
-        if not interrupted.is_set():
-            await story
+        async with prefect_server():
+            await modeldeploy_demo()
     finally:
         # A node that is about to start would outlive the demo. What failed has been raised, or follows from it.
         try:
             await asyncio.gather(training, starting, return_exceptions=True)
+        finally:  # also after a second Ctrl-C
             await stop_node(home)
             shutil.rmtree(home, ignore_errors=True)
-        finally:
-            if interrupted.is_set():
-                say.over("interrupted")
-                _leave()
-
-
-def _leave() -> NoReturn:
-    """End at once after Ctrl-C: Prefect would go on for minutes, asking its own server, which Ctrl-C has ended too."""
-    for child in psutil.Process().children():
-        with suppress(psutil.NoSuchProcess):
-            child.terminate()
-    os._exit(128 + signal.SIGINT)
 
 
 async def _rollouts(
@@ -230,11 +213,6 @@ class Say:
         """Say what happens from now on."""
         self._traffic = traffic
         self._console.print(Text.assemble((f"{time.monotonic() - self._begun:5.1f} s ", "dim"), text))
-
-    def over(self, text: str) -> None:
-        """Say the last word, and give the terminal back."""
-        self(text)
-        self._console.show_cursor()
 
     def __rich__(self) -> str:
         if self._traffic is None:

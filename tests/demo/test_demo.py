@@ -101,20 +101,22 @@ def test_with_a_prefect_server_the_demo_shows_up_there(prefect_server: None, tmp
 
 
 async def test_ctrl_c_ends_the_demo_and_all_that_it_started(tmp_path: Path) -> None:
-    said = tmp_path / "said"
-    with said.open("wb") as output:
+    said, printed = tmp_path / "said", tmp_path / "printed"
+    with said.open("wb") as stderr, printed.open("wb") as stdout:
         demo = subprocess.Popen(
-            COMMAND, env=environment_in(tmp_path), stdout=output, stderr=output, start_new_session=True
+            COMMAND, env=environment_in(tmp_path), stdout=stdout, stderr=stderr, start_new_session=True
         )
     try:
         await eventually(lambda: "requests a second" in said.read_text() or demo.poll() is not None, seconds=300)
         assert demo.poll() is None, said.read_text()
         started = psutil.Process(demo.pid).children(recursive=True)
         assert len(started) >= 3, said.read_text()  # the node, Prefect's server, the requests
-        os.killpg(demo.pid, signal.SIGINT)  # as a terminal does: to Prefect's server as well
+        os.killpg(demo.pid, signal.SIGINT)  # as a terminal does
         await asyncio.to_thread(demo.wait, 120)
     finally:
         demo.kill()
     assert demo.returncode == 130, said.read_text()
+    facts = json.loads(printed.read_text().splitlines()[-1])
+    assert (facts["ok"], facts["unmet"]) == (False, ["interrupted"])
     await eventually(lambda: not any(each.is_running() for each in started))
     leaves_nothing_behind(tmp_path)
