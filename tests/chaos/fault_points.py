@@ -9,11 +9,10 @@ import itertools
 import json
 import multiprocessing
 import os
-import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -32,19 +31,12 @@ from prefect_modeldeploy import DeploymentTarget, orders
 from prefect_modeldeploy.local.autostart import stop_node
 from prefect_modeldeploy.rollout import Phase
 from prefect_modeldeploy.tasks import _journal
-from tests.chaos import accidents, served, victim
+from tests.chaos import accidents, served
 from tests.chaos.accidents import CALLS, HOWS, WHENS, Case
 from tests.chaos.expected import ROLLED_BACK, TOLD
+from tests.chaos.processes import PATIENCE_SECONDS, alone
 from tests.chaos.stories import AFTER_RECONCILE, STOPPED, STORIES, Scene
-from tests.conftest import eventually
 from tests.prefect_server import running_server
-
-_PATIENCE_SECONDS = 180.0
-
-# A process that has imported everything is forked for each accident; starting anew takes seconds.
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["tests.chaos.stories", "prefect.testing.utilities", "matplotlib.figure"])
-
 
 Point = tuple[str, str, str]
 """Story, `<place>:<when>`, how."""
@@ -91,7 +83,6 @@ async def attempt(home: Path, number: int, story: str, point: str, how: str) -> 
     async with STORIES[story].stage(home, number) as scene, scene.watch() if scene.watch else nullcontext() as seen:
         marker = home / f"struck-{number}"
         case = Case(scene.flow, scene.arguments, scene.target, point, how, marker)
-        served = await scene.serves() if scene.serves else None
 
         async def mend() -> None:
             trial.outcome = await scene.mend()
@@ -100,16 +91,16 @@ async def attempt(home: Path, number: int, story: str, point: str, how: str) -> 
             case "ui cancel":
                 said = await _under_a_runner(home, case)
             case accidents.STOP:
-                said = await _alone(home, case, mend)
+                said = await alone(home, case, mend)
             case _:
-                said = await _alone(home, case)
+                said = await alone(home, case)
         if not marker.exists():
             trial.violations.append(f"the point was not reached: {said[-300:]}")
         allowed = STORIES[story].outcomes(point, how)
         if how in TOLD and allowed == ROLLED_BACK and scene.serves and not await _has_ended(scene):
             now = await scene.serves()
-            if now != served:
-                trial.violations.append(f"told to end, it has left {now}, and {served} served before")
+            if now != scene.served:
+                trial.violations.append(f"told to end, it has left {now}, and {scene.served} served before")
         if how != accidents.STOP:
             await mend()
         if not trial.outcome and (record := await _journal.load(scene.target.endpoint)):
@@ -134,30 +125,6 @@ async def _has_ended(scene: Scene) -> bool:
     return record is not None and record.phase is Phase.ENDED
 
 
-async def _alone(home: Path, case: Case, meanwhile: Callable[[], Awaitable[None]] | None = None) -> str:
-    """Run the case in a process; returns what it printed.
-
-    Args:
-        home: Where its files go.
-        case: The case.
-        meanwhile: What happens while it is stopped, before it wakes up. None: it is not.
-    """
-    path, said = case.write(home / "case"), home / "said"
-    process = _PROCESSES.Process(target=victim.run, args=(str(path), get_current_settings().api.url, str(said)))
-    process.start()
-    try:
-        if meanwhile is not None:
-            await eventually(lambda: case.marker.exists() or not process.is_alive(), seconds=_PATIENCE_SECONDS)
-            await meanwhile()
-            os.kill(process.pid or 0, signal.SIGCONT)
-        await asyncio.to_thread(process.join, _PATIENCE_SECONDS)
-        if process.is_alive():
-            raise TimeoutError(f"it runs for {_PATIENCE_SECONDS:g} s: {said.read_text()[-300:]}")
-    finally:
-        process.kill()
-    return said.read_text(errors="replace")
-
-
 async def _under_a_runner(home: Path, case: Case) -> str:
     """Run the case as a flow run of a served deployment; returns the state that it ends in."""
     case.write(home / "case")
@@ -167,7 +134,7 @@ async def _under_a_runner(home: Path, case: Case) -> str:
     async with get_client() as client:
         found = await client.read_deployment_by_name(f"{case.flow.name}/served")  # type: ignore[attr-defined]
         run = await client.create_flow_run_from_deployment(found.id, parameters=parameters)
-        async with asyncio.timeout(_PATIENCE_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not (run.state and run.state.is_final()):
                 if (
                     run.state and run.state.name == "Suspended"
@@ -205,7 +172,7 @@ async def serving(home: Path) -> AsyncIterator[None]:
         stderr=asyncio.subprocess.DEVNULL,
     )
     try:
-        async with asyncio.timeout(_PATIENCE_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not await _is_served(served.FLOWS[-1].name):
                 await asyncio.sleep(0.5)
         yield

@@ -107,9 +107,9 @@ def _is_so(deployment: Deployment | None, how: str) -> bool:
 
 
 def _may_rest(deployment: Deployment) -> bool:
-    """Foundry lets go of the replicas after half an hour without load, and has no call that does it at once."""
+    """These let go of the replicas after a time without load, and have no call that does it at once."""
     scaling = deployment.autoscaling
-    return deployment.provider == "foundry" and scaling is not None and scaling.min_replicas == 0
+    return deployment.provider in ("baseten", "foundry") and scaling is not None and scaling.min_replicas == 0
 
 
 async def in_the_morning(target: DeploymentTarget, before: Deployment) -> list[str]:

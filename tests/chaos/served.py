@@ -17,6 +17,7 @@ from prefect_modeldeploy import (
     canary_rollout,
     clean_up_orphans,
     promote_to_production,
+    reconcile_rollouts,
     roll_back,
     scale_to_zero,
     wake_up,
@@ -24,7 +25,16 @@ from prefect_modeldeploy import (
 from tests.chaos.accidents import Case, arm
 from tests.chaos.stories import hand_over
 
-FLOWS = (canary_rollout, clean_up_orphans, promote_to_production, roll_back, hand_over, scale_to_zero, wake_up)
+FLOWS = (
+    canary_rollout,
+    clean_up_orphans,
+    promote_to_production,
+    reconcile_rollouts,
+    roll_back,
+    hand_over,
+    scale_to_zero,
+    wake_up,
+)
 
 if __name__ == "__main__":
     serve(*(RunnerDeployment.from_entrypoint(f"{__file__}:{flow.fn.__name__}", name="served") for flow in FLOWS))

@@ -31,6 +31,8 @@ from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks._notes import Former, Notes
 from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm
 from tests.chaos import expected, looks
+from tests.chaos.accidents import Case
+from tests.chaos.processes import alone
 from tests.chaos.watching import Seen, watched
 from tests.conftest import eventually
 from tests.flows import arms_kit
@@ -78,7 +80,9 @@ class Scene:
     """What happens next in real life; returns what came of it."""
     answers: Answers = field(default_factory=Answers)
     serves: Callable[[], Awaitable[object]] | None = None
-    """What serves now: once a rollout has turned back, the same as before it."""
+    """What serves now."""
+    served: object = None
+    """What did before: it does again once a rollout has turned back."""
     watch: Callable[[], AbstractAsyncContextManager[Seen]] | None = None
     """The endpoint's arms, all the while."""
 
@@ -158,6 +162,17 @@ async def _across(provider: str, broken: bool, home: Path, number: int) -> Async
 
 
 @asynccontextmanager
+async def _lost(point: str, broken: bool, home: Path, number: int) -> AsyncIterator[Scene]:
+    """The run that finishes a rollout whose process was killed has the accident; the next one does what is left."""
+    async with _rollout(canary_rollout, {"plan": PLAN, "broken": broken}, home, number) as scene:
+        killed = home / f"killed-{number}"
+        await alone(home, Case(scene.flow, scene.arguments, scene.target, point, "kill", killed))
+        if not killed.exists():
+            raise AssertionError(f"nothing was killed at {point}")
+        yield replace(scene, flow=reconcile_rollouts, arguments={"targets": [scene.target]})
+
+
+@asynccontextmanager
 async def _way_back(home: Path, number: int) -> AsyncIterator[Scene]:
     async with local_site(home, number) as site, await site.load(rate=100) as answers:
         await promote_to_production(site.target, site.spec("2", "as_good"))
@@ -173,7 +188,7 @@ async def _behind_the_gateway(
     look = partial(looks.behind_the_gateway, site, await looks.there(site.target))
     arguments = {"target": site.target, **arguments}
     mend, watch = partial(_reconciled, site.target), partial(watched, site.target)
-    return Scene(flow, arguments, site.target, look, mend, answers, serves, watch)
+    return Scene(flow, arguments, site.target, look, mend, answers, serves, await serves(), watch)
 
 
 async def _reconciled(target: DeploymentTarget) -> str:
@@ -239,7 +254,8 @@ async def _native(
         if flow is promote_to_production:
             arguments["mode"] = "native"
         look = partial(looks.natively, site, await looks.hosted_now(site))
-        yield Scene(flow, arguments, site.target, look, partial(_reconciled, site.target), serves=site.served)
+        mend, served = partial(_reconciled, site.target), await site.served()
+        yield Scene(flow, arguments, site.target, look, mend, serves=site.served, served=served)
 
 
 @asynccontextmanager
@@ -307,6 +323,11 @@ STORIES = {
         f"broken canary {provider}": Story(_of(*_BACK_ONLY), partial(_across, provider, True), ends="rolled_back")
         for provider in MAKERS
     },
+    "lost": Story(
+        _of(Effect.SHIFT, Effect.OBSERVE, Effect.FILL, Effect.PROMOTE, Effect.RETIRE_FORMER, Effect.END),
+        partial(_lost, "shift:after", False),
+    ),
+    "broken lost": Story(_of(*_BACK_ONLY, Effect.END), partial(_lost, "restore:before", True), ends="rolled_back"),
     "asked": Story(
         _of(Effect.ASK, Effect.APPROVE), partial(_rollout, canary_rollout, {"plan": PLAN, "approval": SILENCE})
     ),
