@@ -1,5 +1,6 @@
 """An image of this very Python and a small model server, made without any registry."""
 
+import json
 import os
 import re
 import subprocess
@@ -14,15 +15,23 @@ VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 LEFT_OUT = {"site-packages", "test", "__pycache__", "idlelib", "tkinter", "ensurepip", "lib2to3"}
 
 
-def build(engine: docker.DockerClient, name: str) -> None:
-    """Import a file system with the interpreter, its libraries and the server."""
+COMMAND = (f"/python/bin/python{VERSION}", "-I", "/srv/model_server.py")
+
+
+def build(engine: docker.DockerClient, name: str, *changes: str) -> None:
+    """Import the file system, with the server as its command, and further instructions of a Dockerfile."""
     with TemporaryDirectory() as directory:
         path = Path(directory) / "root.tar"
-        with tarfile.open(path, "w") as tar:
-            _fill(tar)
+        write(path)
         repository, _, tag = name.partition(":")
-        server = f'CMD ["/python/bin/python{VERSION}", "-I", "/srv/model_server.py"]'
-        engine.api.import_image_from_file(str(path), repository=repository, tag=tag, changes=[server])
+        command = f"CMD {json.dumps(COMMAND)}"
+        engine.api.import_image_from_file(str(path), repository=repository, tag=tag, changes=[command, *changes])
+
+
+def write(path: Path) -> None:
+    """A file system with the interpreter, its libraries and the server."""
+    with tarfile.open(path, "w") as tar:
+        _fill(tar)
 
 
 def _fill(tar: tarfile.TarFile) -> None:

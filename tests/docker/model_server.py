@@ -10,7 +10,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-READY_AT = time.monotonic() + float(os.environ.get("START_SECONDS", "0"))
+ready_at = time.monotonic() + float(os.environ.get("START_SECONDS", "0"))
 ERROR_RATE = float(os.environ.get("ERROR_RATE", "0"))
 in_flight = threading.Semaphore(1000)
 
@@ -20,13 +20,16 @@ class Handler(BaseHTTPRequestHandler):
     wbufsize = -1  # head and body in one packet
 
     def do_GET(self) -> None:
-        self._answer(200 if self.path == "/healthz" and time.monotonic() > READY_AT else 503, {})
+        self._answer(200 if self.path == "/healthz" and time.monotonic() > ready_at else 503, {})
 
     def do_POST(self) -> None:
+        global ready_at
         with in_flight:
             payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if self.path == "/crash":
                 os._exit(7)
+            if self.path == "/unwell":
+                ready_at = time.monotonic() + payload["seconds"]
             said = {"echo": payload, "version": os.environ.get("VERSION"), "replica": socket.gethostname()}
             self._answer(500 if random.random() < ERROR_RATE else 200, said)
 

@@ -16,6 +16,7 @@ from prefect_modeldeploy import (
     DockerServing,
     Gateway,
     LocalServing,
+    Resources,
     canary_rollout,
     clean_up_orphans,
     fleet_report,
@@ -127,6 +128,26 @@ async def test_what_serves_is_scaled_updated_and_crashes_and_nothing_is_lost(
     assert {one.status for one in host.containers()} == {"exited"}
     await wake_up([target])
     assert len(await served_by(url)) == 2, "no request wakes them, the flow does"
+
+
+async def test_after_a_night_at_zero_its_settings_are_what_they_were(host: Host, target: DeploymentTarget) -> None:
+    resources = Resources(cpu_millicores=500, memory_mib=256)
+    spec = host.spec(autoscaling=Autoscaling(min_replicas=2), resources=resources, options={"labels": {"team": "risk"}})
+    await promote_to_production(target, spec)
+
+    async def settings() -> object:
+        async with client_of(target) as client:
+            now = await client.get(spec.name)
+        of_containers = [
+            (one.name, one.labels, one.attrs["Config"], one.attrs["HostConfig"]) for one in host.containers()
+        ]
+        return now.status, now.autoscaling, now.resources, now.tags, now.raw["addresses"], of_containers
+
+    before = await settings()
+    await scale_to_zero([target], only_if_idle_seconds=None, on_no_wake="stop")
+    assert {one.status for one in host.containers()} == {"exited"}
+    await wake_up([target])
+    assert await settings() == before
 
 
 async def test_the_former_version_serves_again_and_what_nothing_routes_to_is_found_and_removed(

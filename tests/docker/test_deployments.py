@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import json
 import os
 import re
 import socket
@@ -14,7 +15,7 @@ import docker
 import pytest
 import pytest_asyncio
 from prefect.types import SecretDict
-from prefect_docker import DockerHost
+from prefect_docker import DockerHost, DockerRegistryCredentials
 
 import prefect_modeldeploy
 from prefect_modeldeploy import (
@@ -27,6 +28,7 @@ from prefect_modeldeploy import (
 )
 from prefect_modeldeploy.deployments import Deployment
 from prefect_modeldeploy.errors import (
+    AuthenticationFailed,
     Conflict,
     DeploymentFailed,
     InvalidInput,
@@ -37,7 +39,9 @@ from prefect_modeldeploy.errors import (
 from prefect_modeldeploy.providers.docker import DockerClient
 from prefect_modeldeploy.providers.docker.engine import Engine
 from tests.conftest import eventually
+from tests.docker import image
 from tests.docker.conftest import IMAGE, Host, ready
+from tests.docker.registry import private_registry
 
 PAGE = Path(prefect_modeldeploy.__file__).parent / "docs" / "providers" / "docker.md"
 SECRET = "planted-5ecret-value"
@@ -150,6 +154,64 @@ async def test_an_image_that_is_not_there_is_refused_and_nothing_is_made(host: H
     with pytest.raises(ProviderError, match="Range of CPUs"):
         await client.create(host.spec(resources=Resources(cpu_millicores=9_000_000)))
     assert host.names() == []
+
+
+async def test_a_private_registry_gives_its_image_to_who_shows_the_credentials_of_the_block(host: Host) -> None:
+    with private_registry("ci", SECRET) as address:
+        source = f"{address}/model:1"
+
+        async def create(password: str | None) -> Deployment:
+            registry = password and DockerRegistryCredentials(username="ci", password=password, registry_url=address)
+            async with DockerServing(registry=registry or None).get_client() as client:
+                return await ready(client, await client.create(host.spec(source=source, options={"pull": "missing"})))
+
+        with pytest.raises(InvalidInput, match="cannot be pulled"):
+            await create(None)
+        with pytest.raises(AuthenticationFailed) as refused:
+            await create("wrong-5ecret")
+        assert "wrong-5ecret" not in str(refused.value)
+        assert host.names() == []
+        try:
+            assert (await create(SECRET)).status is DeploymentStatus.READY
+            [made] = host.containers()
+            assert made.attrs["Config"]["Image"] == source
+            assert SECRET not in str(made.attrs)
+        finally:
+            host.clear()
+            host.engine.images.remove(source, force=True)
+
+
+ASK = "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz')"
+HEALTHCHECK = f"HEALTHCHECK --interval=500ms --timeout=5s --retries=2 CMD {json.dumps([*image.COMMAND[:2], '-c', ASK])}"
+
+
+async def test_without_a_path_the_health_check_of_the_image_decides(
+    engine: docker.DockerClient, host: Host, client: DockerClient
+) -> None:
+    image.build(engine, "modeldeploy-tests/checked:1", HEALTHCHECK)
+    options = {"health_path": None}
+
+    def one(version: str, source: str) -> DeploymentSpec:
+        return host.spec(version, source=source, env={"START_SECONDS": "4"}, options=options)
+
+    try:
+        checked = await client.create(one("1", "modeldeploy-tests/checked:1"))
+        assert not (await client.get(checked.id)).ready
+        checked = await ready(client, checked)
+        assert host.containers()[0].attrs["State"]["Health"]["Status"] == "healthy"
+        await client.predict(checked.id, {"seconds": 4}, path="/unwell")
+
+        async def is_ready(wanted: bool) -> bool:
+            return (await client.get(checked.id)).ready is wanted
+
+        await eventually(lambda: is_ready(False))
+        await eventually(lambda: is_ready(True))
+
+        unchecked = await client.create(one("2", IMAGE))
+        assert (await client.get(unchecked.id)).ready, "it runs, and nothing says more"
+    finally:
+        host.clear()
+        engine.images.remove("modeldeploy-tests/checked:1", force=True)
 
 
 async def test_a_replica_that_crashes_comes_back_where_it_was(host: Host, client: DockerClient) -> None:
