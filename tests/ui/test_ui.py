@@ -128,12 +128,18 @@ async def test_the_canary_form_says_of_every_field_what_it_means(pages: Pages, c
     await pages.choose("approval", "Approval")
     plan = pages.field("plan")
     await pages.choose("Shadow", "Copies", plan)
+    for title in ("Autoscaling", "Resources"):
+        await pages.choose(title, title, pages.field("candidate"))
+    await pages.field("Gates", plan).get_by_role("button", name="Add item").click()
 
     forms = {
         None: schema,
         "candidate": definitions["DeploymentSpec"],
         "plan": definitions["CanaryPlan"],
+        "Autoscaling": definitions["Autoscaling"],
+        "Resources": definitions["Resources"],
         "Shadow": definitions["ShadowPlan"],
+        "Gates": definitions["WebhookGate"],
         "Judge": definitions["JudgePlan"],
         "approval": definitions["Approval"],
     }
