@@ -1,10 +1,10 @@
 """How long an abort takes, from the signal to the canary's last request: `python -m tests.benchmarks.abort [N]`.
 
-Each abort is of a real rollout under 200 requests/s. `served`: cancelled over Prefect's API while it runs in a process
-under the runner of `.serve()`, which asks for new runs every second (not every 10 s, the default; a cancellation comes
-as an event); a worker of a work pool is not measured. `health check`: by a canary that fails, counted from the moment
-the health check says so. N of these (default 100), and a fifth as many by event, by the red button, by SIGTERM to a
-process of its own, and by cancelling the run's task.
+Each abort is of a real rollout under 200 requests/s. `worker`: cancelled over Prefect's API while it runs under one
+of a process work pool, which asks for new runs every second (not every 10 s, the default; a cancellation comes as an
+event). `health check`: by a canary that fails, counted from the moment the health check says so. N of these (default
+100), and a fifth as many under the runner of `.serve()`, by event, by the red button, by SIGTERM to a process of its
+own, and by cancelling the run's task.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from pathlib import Path
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
+from prefect.deployments.runner import EntrypointType
 from prefect.settings import get_current_settings
 from prefect.states import Cancelling
 
@@ -28,6 +29,8 @@ from prefect_modeldeploy.target import client_of
 from prefect_modeldeploy.tasks import _red_button
 from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm
 from tests.chaos.accidents import Case
+from tests.conftest import eventually
+from tests.deployed.kit import is_deployed
 from tests.flows.conftest import QUICK, Site
 from tests.prefect_server import running_server
 from tests.traffic.load import Answers
@@ -37,9 +40,12 @@ QUIET_SECONDS = 1.0
 """A canary without a request for so long has no traffic any more."""
 PATIENCE_SECONDS = 180.0
 """When its server declines, Prefect's client takes up to a minute to end a run whose traffic has long been back."""
-SERVE = (
-    "from prefect_modeldeploy import canary_rollout\nif __name__ == '__main__':\n    canary_rollout.serve('abort')\n"
-)
+SERVE = "from prefect_modeldeploy import canary_rollout\ncanary_rollout.serve('served')"
+RUNNERS = {
+    "worker": (sys.executable, "-m", "prefect", "worker", "start", "--pool", "abort", "--type", "process"),
+    "served": (sys.executable, "-c", SERVE),
+}
+"""What runs the rollouts, by the name of their deployment."""
 
 Signalled = Callable[["asyncio.Future[object]"], Awaitable[float]]
 """Gives the signal to a running rollout and returns when that was."""
@@ -149,28 +155,23 @@ async def by_sigterm(site: Site, answers: Answers, count: int) -> list[float]:
     return took
 
 
-async def under_a_runner(site: Site, answers: Answers, count: int) -> list[float]:
+async def under_a_runner(name: str, site: Site, answers: Answers, count: int) -> list[float]:
     """The same, cancelled over the API while another process runs it."""
     environment = {**os.environ, "PREFECT_API_URL": get_current_settings().api.url or ""}
-    environment["PREFECT_RUNNER_POLL_FREQUENCY"] = "1"  # not 10 s until a run begins; a cancellation comes as an event
-    script = HOME[0] / "serve.py"
-    script.write_text(SERVE)
-    name = "bench"
-    await site.target.save(name, overwrite=True)
-    said = HOME[0] / "serve.log"
+    # Not 10 s until a run begins; a cancellation comes as an event.
+    environment |= {"PREFECT_RUNNER_POLL_FREQUENCY": "1", "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    target = f"bench-{name}"
+    await site.target.save(target, overwrite=True)
+    said = HOME[0] / f"{name}.log"
     with said.open("wb") as output:
-        server = subprocess.Popen([sys.executable, str(script)], env=environment, stdout=output, stderr=output)
+        server = subprocess.Popen(RUNNERS[name], env=environment, stdout=output, stderr=output)
     took: list[float] = []
     try:
+        deployment_id = await _deployed(name)
         async with get_client() as client:
-            deployment = None
-            while deployment is None:
-                found = await client.read_deployments()
-                deployment = found[0] if found else None
-                await asyncio.sleep(0.5)
             for _ in range(count):
-                parameters = {"target": name, "candidate": "m-2", "plan": PLAN.model_dump(mode="json")}
-                run = await client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
+                parameters = {"target": target, "candidate": "m-2", "plan": PLAN.model_dump(mode="json")}
+                run = await client.create_flow_run_from_deployment(deployment_id, parameters=parameters)
                 running = asyncio.ensure_future(_until_final(run.id))
 
                 async def cancel(_: object, run_id: UUID = run.id) -> float:
@@ -181,12 +182,30 @@ async def under_a_runner(site: Site, answers: Answers, count: int) -> list[float
                 took.append(await one(answers, running, cancel))
     except SystemExit:
         print(said.read_text()[-5000:])
-        show("served", took)
+        show(name, took)
         raise
     finally:
         server.terminate()
         server.wait()
     return took
+
+
+async def _deployed(name: str) -> UUID:
+    """The id of the rollout's deployment, once there is one."""
+    if name == "worker":
+        await eventually(_has_pool, 60, every=0.5)
+        deployment = await canary_rollout.ato_deployment(
+            name, work_pool_name="abort", entrypoint_type=EntrypointType.MODULE_PATH
+        )
+        return await deployment.apply()
+    await eventually(lambda: is_deployed(f"canary-rollout/{name}"), 60, every=0.5)
+    async with get_client() as client:
+        return (await client.read_deployment_by_name(f"canary-rollout/{name}")).id
+
+
+async def _has_pool() -> bool:
+    async with get_client() as client:
+        return any(pool.name == "abort" for pool in await client.read_work_pools())
 
 
 async def _until_final(run_id: UUID) -> object:
@@ -214,11 +233,12 @@ async def main(count: int) -> None:
         HOME.append(Path(directory))
         site = await prepared(HOME[0])
         print("signal to last request of the canary  (goal: p99 < 5 s, < 1 s from the health check)")
-        print("served: by the runner of .serve() with a poll of 1 s; a worker of a work pool is not measured")
+        print("worker: of a process work pool; served: by the runner of .serve(); both ask for runs every second")
         try:
             async with await site.load(rate=200) as answers:
-                show("served", await under_a_runner(site, answers, count))
                 few = max(3, count // 5)
+                for name, times in (("worker", count), ("served", few)):
+                    show(name, await under_a_runner(name, site, answers, times))
                 show("SIGTERM", await by_sigterm(site, answers, few))
                 ways = (
                     ("health check", by_health, count),
