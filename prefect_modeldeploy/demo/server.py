@@ -12,7 +12,7 @@ import sys
 import tempfile
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import IO
 
 import httpx
@@ -25,6 +25,7 @@ from prefect_modeldeploy.errors import ModelDeployError
 _COMMAND = "import gc; gc.disable(); from prefect.cli import app; app()"
 _OPTIONS = ("--host", "127.0.0.1", "--no-ui", "--analytics-off", "--log-level", "ERROR")
 _START_SECONDS = 90.0
+_END_SECONDS = 10.0
 
 
 @asynccontextmanager
@@ -58,8 +59,18 @@ async def prefect_server() -> AsyncIterator[None]:
                     await APILogHandler.aflush()
                     await EventsWorker.drain_all(timeout=5)  # type: ignore[misc]
         finally:
-            if process.returncode is None:
-                process.terminate()
+            await _end(process)
+
+
+async def _end(process: Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+    try:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), _END_SECONDS)
+    finally:  # it hangs, or somebody does not want to wait
+        if process.returncode is None:
+            process.kill()
             await process.wait()
 
 
@@ -68,11 +79,10 @@ async def _answers(url: str, process: Process, said: IO[bytes]) -> None:
     deadline = asyncio.get_running_loop().time() + _START_SECONDS
     async with httpx.AsyncClient(trust_env=False) as http:
         while asyncio.get_running_loop().time() < deadline and process.returncode is None:
-            try:
+            with suppress(httpx.TransportError):
                 if (await http.get(f"{url}/health")).is_success:
                     return
-            except httpx.TransportError:
-                await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)
     said.seek(0)
     last = said.read()[-2000:].decode(errors="replace").strip()
     raise ModelDeployError(f"Prefect's server has not started in {_START_SECONDS:g} s: {last or 'it printed nothing'}")

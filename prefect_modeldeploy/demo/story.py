@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import httpx
 from rich.console import Console
@@ -43,13 +43,15 @@ def tell(*, as_json: bool) -> int:
     # Prefect reads its settings when it is imported. Its log would tear up the live table.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")  # it complains where it cannot call home
+    from prefect.exceptions import TerminationSignal  # what Prefect makes of SIGTERM
+
     console = Console(stderr=as_json)
     outcome = Outcome()
     try:
         _check_extra()
         with _stage(console) as say:
             asyncio.run(_play(outcome, say))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError, TerminationSignal):
         outcome.unmet.append("interrupted")
         conclude(outcome, console, as_json=as_json)
         return 128 + signal.SIGINT
@@ -85,6 +87,8 @@ async def _play(outcome: Outcome, say: "Say") -> None:
     from prefect_modeldeploy.target import DeploymentTarget
 
     check_prefect_server()
+    for told in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what it has started would live on
+        asyncio.get_running_loop().add_signal_handler(told, cast("asyncio.Task[None]", asyncio.current_task()).cancel)
     home = Path(tempfile.mkdtemp(prefix="modeldeploy-demo-"))
     target = DeploymentTarget(credentials=LocalServing(home=home), model=MODEL, endpoint=f"{MODEL}-demo")
     say(

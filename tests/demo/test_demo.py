@@ -100,7 +100,8 @@ def test_with_a_prefect_server_the_demo_shows_up_there(prefect_server: None, tmp
         assert {each["state_type"] for each in inner} == {"COMPLETED"}
 
 
-async def test_ctrl_c_ends_the_demo_and_all_that_it_started(tmp_path: Path) -> None:
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+async def test_a_demo_that_is_told_to_end_ends_all_that_it_started(told: signal.Signals, tmp_path: Path) -> None:
     said, printed = tmp_path / "said", tmp_path / "printed"
     with said.open("wb") as stderr, printed.open("wb") as stdout:
         demo = subprocess.Popen(
@@ -111,7 +112,8 @@ async def test_ctrl_c_ends_the_demo_and_all_that_it_started(tmp_path: Path) -> N
         assert demo.poll() is None, said.read_text()
         started = psutil.Process(demo.pid).children(recursive=True)
         assert len(started) >= 3, said.read_text()  # the node, Prefect's server, the requests
-        os.killpg(demo.pid, signal.SIGINT)  # as a terminal does
+        # A terminal tells all of them, a supervisor the one that it knows.
+        os.killpg(demo.pid, told) if told is signal.SIGINT else demo.send_signal(told)
         await asyncio.to_thread(demo.wait, 120)
     finally:
         demo.kill()
