@@ -152,11 +152,11 @@ async def _holding(effect: Effect, record: RolloutRecord, effects: Effects) -> R
             if not (isinstance(error, ProviderUnavailable | RateLimited) or may_retry(error, repeatable=True)):
                 raise
             failed = time.monotonic()
-            if away_since is None or failed - begun > _ANSWERED_SECONDS:
+            has_deadline = in_flight(record)  # unlike a way back, which nothing else would end
+            if away_since is None or (has_deadline and failed - begun > _ANSWERED_SECONDS):
                 away_since = failed
             left = away_since + PATIENCE_SECONDS - failed
-            late = in_flight(record) and expired(record, datetime.now(UTC))  # a way back has no deadline
-            if late or left < 0:
+            if left < 0 or (has_deadline and expired(record, datetime.now(UTC))):
                 raise
             effects.logger.warning("%s: %s is held: %s", record.endpoint, effect, error)
             await asyncio.sleep(max(_AGAIN_SECONDS, min(error.retry_after or 0.0, left)))
@@ -201,12 +201,10 @@ async def _save(record: RolloutRecord, effects: Effects, effect: str, seen: Step
         await check()
         await _journal.save(record)
 
-    await _patiently(check, record, effects.logger)
-    with anyio.move_on_after(_HURRY_SECONDS if _is_urgent(record) else None) as limit:
-        await _audit.append(effects.target, record, effect, seen)
-    if limit.cancelled_caught:
-        effects.logger.error("%s: %s is not in the audit: the gateway does not answer", record.endpoint, effect)
-    await _patiently(save, record, effects.logger)
+    answers = await _patiently(check, record, effects.logger)
+    await _audit.append(effects.target, record, effect, seen, _HURRY_SECONDS if _is_urgent(record) else None)
+    if answers:
+        await _patiently(save, record, effects.logger)
     return record
 
 
@@ -218,10 +216,13 @@ def _is_urgent(record: RolloutRecord) -> bool:
     return record.phase in ON_THE_WAY_BACK and record.mode == "swap"
 
 
-async def _patiently(call: Callable[[], Awaitable[None]], record: RolloutRecord, logger: Logger) -> None:
+async def _patiently(call: Callable[[], Awaitable[None]], record: RolloutRecord, logger: Logger) -> bool:
     """Do what needs Prefect's server; wait while it is away, but not for long where the traffic must go back.
 
-    A record that cannot be read, or saved, says as little about whose the rollout is; waiting does not mend it.
+    A record that cannot be read says as little about whose it is; waiting does not mend it.
+
+    Returns:
+        Whether it was done.
     """
     urgent = _is_urgent(record)
     give_up = time.monotonic() + (_HURRY_SECONDS if urgent else PATIENCE_SECONDS)
@@ -229,14 +230,14 @@ async def _patiently(call: Callable[[], Awaitable[None]], record: RolloutRecord,
         try:
             with anyio.fail_after(max(0.1, give_up - time.monotonic())):
                 await call()
-            return
-        except (httpx.HTTPError, PrefectHTTPStatusError, TimeoutError, RolloutError) as error:
-            hopeless = isinstance(error, RolloutError)
+            return True
+        except (httpx.HTTPError, PrefectHTTPStatusError, TimeoutError, _journal.Unreadable) as error:
+            hopeless = isinstance(error, _journal.Unreadable)
             why = str(error) if hopeless else f"Prefect's server does not answer: {_reason(error)}"
             logger.warning("%s: %s", record.endpoint, why)
             if hopeless or time.monotonic() > give_up:
                 if urgent:
-                    return
+                    return False
                 raise _Unattended(
                     f"{record.endpoint}: {why}; the record stays open at {record.phase}, and running the flow again "
                     "goes on from there"

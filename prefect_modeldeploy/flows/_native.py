@@ -4,6 +4,7 @@ from typing import Literal
 
 from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentSpec
 from prefect_modeldeploy.errors import InvalidInput
+from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._native_effects import NativeEffects, NativeReturn, NativeSettled
 from prefect_modeldeploy.flows._start import begin, demand, driven, final, new_record, take_over
@@ -38,10 +39,13 @@ async def promote_natively(
 async def roll_back_natively(target: DeploymentTarget, note: str) -> RolloutRecord:
     """Let the provider undo its last promotion, and wait until what serves then is ready."""
     demand(target, Capability.ROLL_BACK, SWAP)
-    last = await _journal.latest(target.endpoint)
-    if last is not None and last.kind != "roll_back" and last.phase is not Phase.ENDED:
+    async with _ownership.only_one(target.endpoint):
+        last = await _journal.latest(target.endpoint)
+        is_open = last is not None and last.kind != "roll_back" and last.phase is not Phase.ENDED
+        taken = await take_over(target, last) if last is not None and is_open else None
+    if taken is not None:
         # One that the provider may have done is brought to its end first: then it is known what there is to undo.
-        turned = abort(await take_over(target, last), "rolled back by hand", decided_by="person")
+        turned = abort(taken, "rolled back by hand", decided_by="person")
         ended = await drive(turned, NativeSettled(target))
         if ended.outcome != "promoted":
             return final(ended)

@@ -3,9 +3,16 @@
 import asyncio
 
 from prefect_modeldeploy.deployments import Deployment
-from prefect_modeldeploy.errors import ModelDeployError, ProviderError, ProviderUnavailable, RateLimited, WaitTimeout
+from prefect_modeldeploy.errors import (
+    Conflict,
+    ModelDeployError,
+    ProviderError,
+    ProviderUnavailable,
+    RateLimited,
+    WaitTimeout,
+)
 from prefect_modeldeploy.flows._effects import Effects, bring_up, now
-from prefect_modeldeploy.flows._once import aroll_back_deployment
+from prefect_modeldeploy.flows._once import acall_off_promotion, aroll_back_deployment
 from prefect_modeldeploy.rollout import Effect, Phase, RolloutRecord, abort, finish
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks._assets import materialised
@@ -50,15 +57,19 @@ class NativeEffects(Effects):
 
     async def _promote(self, record: RolloutRecord) -> RolloutRecord:
         if record.phase is Phase.BAKED:
-            record = await self._served(record, await self._by_provider(record))
+            try:
+                promoted = await self._by_provider(record)
+            except Conflict as error:  # it does somebody else's now, and has not taken up ours
+                return abort(record.model_copy(update={"promoting": False}), str(error), decided_by="error")
+            record = await self._served(record, promoted)
         materialised(record)
         return finish(record, Effect.PROMOTE, now())
 
     async def _restore(self, record: RolloutRecord) -> None:
-        if not record.promoting or record.stable is None:  # what was promoted without us is not ours to take back
+        if not record.promoting or record.stable is None:
             return
         if self._target.credentials.client_class.rolls_back == "to":
-            await aroll_back_deployment(self._target, record.stable)
+            await acall_off_promotion(self._target, record.canary, record.stable)
 
     async def _retire_canary(self, record: RolloutRecord) -> None:
         if record.promoting:

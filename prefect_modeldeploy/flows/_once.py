@@ -17,6 +17,7 @@ def _once(task: Task[P, R]) -> Task[P, R]:
     return task.with_options(retries=0)
 
 
+acall_off_promotion = _once(deployments.acall_off_promotion)
 aclaim_endpoint = _once(traffic.aclaim_endpoint)
 acreate_deployment = _once(deployments.acreate_deployment)
 adelete_deployment = _once(deployments.adelete_deployment)

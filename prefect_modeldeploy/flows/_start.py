@@ -141,7 +141,10 @@ async def take_over(target: DeploymentTarget, record: RolloutRecord) -> RolloutR
     target.credentials.logger.warning("going on with the rollout of %s, at %s", record.candidate, record.phase)
     by_router = record.mode == "swap"  # where none of ours refuses old epochs, the record alone tells the newest driver
     epoch = (await aclaim_endpoint(target)).epoch if by_router else record.epoch + 1
-    ours = await _journal.save(_ownership.taken(record.model_copy(update={"epoch": epoch})))
+    # The former driver may be one step further, for it looks before it asks the provider, not while it does.
+    promoting = record.promoting or (record.phase is Phase.FULL and not by_router)
+    ours = _ownership.taken(record.model_copy(update={"epoch": epoch, "promoting": promoting}))
+    await _journal.save(ours)
     return ours.model_copy(update={"steps": await _audit.verdicts(target, ours)})
 
 

@@ -109,6 +109,13 @@ class ServingClient(ABC):
         """
         raise self._lacks(Capability.ROLL_BACK)
 
+    async def call_off(self, deployment_id: str, former_id: str, *, environment: str) -> None:
+        """Undo the promotion of `deployment_id`, whether it runs or is done, where `rolls_back` is "to".
+
+        `former_id` serves again then. Nothing happens to a promotion of anything else.
+        """
+        raise self._lacks(Capability.ROLL_BACK)
+
     async def former_version(self, deployment_id: str, *, environment: str) -> str | None:
         """The version that `roll_back` would return to, where doing that again would go back by one more.
 

@@ -1,5 +1,6 @@
 """The record of a rollout: where it stands, who started it, why, and what came of each step."""
 
+import json
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
@@ -202,5 +203,9 @@ class RolloutRecord(BaseModel):
 
 
 def shortened(text: str) -> str:
-    """At most 600 characters: the beginning and the end."""
-    return text if len(text) <= _LONGEST else f"{text[:400]} ... {text[-190:]}"
+    """At most 600 characters: the beginning and the end. What takes six each in JSON, as Cyrillic does, counts so."""
+    size = len(json.dumps(text))
+    if size <= _LONGEST + 2:  # and the quotation marks
+        return text
+    share = _LONGEST / size
+    return f"{text[: int(2 / 3 * share * len(text))]} ... {text[-int(0.3 * share * len(text)) :]}"

@@ -20,21 +20,32 @@ from prefect_modeldeploy.target import DeploymentTarget, router_of
 _READ_SECONDS = 5.0
 
 
-async def append(target: DeploymentTarget, record: RolloutRecord, effect: str, seen: StepResult | None = None) -> None:
+async def append(
+    target: DeploymentTarget,
+    record: RolloutRecord,
+    effect: str,
+    seen: StepResult | None = None,
+    within_seconds: float | None = None,
+) -> None:
     """Add what an effect came to, and the verdict that it gave.
 
-    What cannot be added is logged in full: a rollout does not stop for it.
+    What cannot be added, or not within that time, is logged in full: a rollout does not stop for it.
     """
     entry = entry_of(record, effect, seen)
     try:
-        if record.mode == "swap" and target.splits:
-            async with router_of(target) as (router, name):
-                if isinstance(router, NodeClient):
-                    await router.append_audit(name, record.who.name, entry)
-                    return
-        await _store(record, entry)
+        with anyio.fail_after(within_seconds):
+            await _add(target, record, entry)
     except Exception as error:
-        target.credentials.logger.error("%s: not in the audit (%s): %s", record.endpoint, error, json.dumps(entry))
+        target.credentials.logger.error("%s: not in the audit (%r): %s", record.endpoint, error, json.dumps(entry))
+
+
+async def _add(target: DeploymentTarget, record: RolloutRecord, entry: dict[str, Any]) -> None:
+    if record.mode == "swap" and target.splits:
+        async with router_of(target) as (router, name):
+            if isinstance(router, NodeClient):
+                await router.append_audit(name, record.who.name, entry)
+                return
+    await _store(record, entry)
 
 
 async def verdicts(target: DeploymentTarget, record: RolloutRecord) -> tuple[StepResult, ...]:

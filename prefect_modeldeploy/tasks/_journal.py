@@ -17,6 +17,10 @@ ROOM = 2000
 """What a record may grow by while its rollout runs: evidence, reasons, answers."""
 
 
+class Unreadable(RolloutError):
+    """What a variable holds is no record, or one that this version cannot read."""
+
+
 def variable_name(endpoint: str) -> str:
     """Name of the variable that holds the record of the endpoint's latest rollout."""
     return f"modeldeploy_rollout__{endpoint}"
@@ -101,12 +105,12 @@ def read(name: str, saved: object) -> RolloutRecord:
     """The record that a variable holds.
 
     Raises:
-        RolloutError: It is none.
+        Unreadable: It is none.
     """
     try:
         return RolloutRecord.model_validate_json(str(saved))
     except ValidationError as error:
-        raise RolloutError(f"the variable {name} holds no record that can be read; delete it") from error
+        raise Unreadable(f"the variable {name} holds no record that can be read; delete it") from error
 
 
 def _name_of_ended(endpoint: str) -> str:

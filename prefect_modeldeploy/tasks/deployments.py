@@ -212,6 +212,19 @@ async def _aroll_back_deployment(
         return await client.roll_back(deployment_id, environment=target.environment)
 
 
+async def _acall_off_promotion(target: DeploymentTarget | str, deployment_id: str, former_id: str) -> None:
+    """Undo our own promotion to the target's environment, whether it runs or is done; another's is left alone.
+
+    Args:
+        target: Block, or name of a saved one.
+        deployment_id: What was promoted. If it neither serves nor is being promoted, nothing changes.
+        former_id: What shall serve again.
+    """
+    target = await DeploymentTarget.resolve(target)
+    async with client_of(target, deployment_id) as client:
+        await client.call_off(deployment_id, former_id, environment=target.environment)
+
+
 create_deployment, acreate_deployment = pair(_acreate_deployment)
 get_deployment, aget_deployment = pair(_aget_deployment)
 list_deployments, alist_deployments = pair(_alist_deployments)
@@ -227,3 +240,4 @@ get_logs, aget_logs = pair(_aget_logs)
 promote_deployment, apromote_deployment = pair(_apromote_deployment)
 former_version, aformer_version = pair(_aformer_version)
 roll_back_deployment, aroll_back_deployment = pair(_aroll_back_deployment)
+call_off_promotion, acall_off_promotion = pair(_acall_off_promotion)

@@ -128,10 +128,10 @@ async def hosted(provider: str, directory: Path, speed: float = 0.0) -> AsyncIte
         yield await MAKERS[provider](sandbox, directory)
 
 
-async def up(site: Hosted) -> str:
-    """The candidate, ready to be promoted."""
+async def up(site: Hosted, spec: DeploymentSpec | None = None) -> str:
+    """The candidate, or another one, ready to be promoted."""
     async with client_of(site.target) as client:
-        made = await client.create(site.candidate)
+        made = await client.create(spec or site.candidate)
         async for _ in client.wait([made.id], lambda one: one.ready, model=site.target.model, timeout_seconds=60):
             pass
     return made.id

@@ -110,17 +110,32 @@ async def test_a_promotion_that_died_before_its_effect_is_turned_back(
 async def test_what_somebody_else_has_promoted_meanwhile_is_not_taken_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Baseten's way back calls off whatever is under way, so it is gone only if we have asked for something."""
+    """Ours may have been asked for, as far as the record can tell, and was not."""
     async with hosted("baseten", tmp_path) as site:
-        hotfix = await up(site)
-        with dying_at(Phase.READY, monkeypatch), pytest.raises(KeyboardInterrupt):
-            await promote_to_production(site.target, hotfix, mode="native")
+        candidate = await up(site)
+        with dying_at(Phase.BAKED, monkeypatch), pytest.raises(KeyboardInterrupt):
+            await promote_to_production(site.target, candidate, mode="native")
+        hotfix = await up(site, site.newer[1])
         async with client_of(site.target) as client:
-            await client.promote(hotfix, environment=site.target.environment)
+            await client.promote(hotfix, environment="production")
         after = await site.served()
+        assert hotfix in str(after)
         back = await roll_back(site.target)
         assert (back.kind, back.outcome) == ("promotion", "rolled_back")
         assert await site.served() == after
+
+
+async def test_while_somebody_elses_promotion_is_under_way_ours_is_refused_and_theirs_goes_on(tmp_path: Path) -> None:
+    async with hosted("baseten", tmp_path, speed=20) as site, client_of(site.target) as client:
+        ours, hotfix = await up(site), await up(site, site.newer[1])
+        theirs = asyncio.create_task(client.promote(hotfix, environment="production"))
+        path = PROMOTED_BY["baseten"][1]
+        await eventually(lambda: site.control.requests(method="POST", path=path))
+        record = await promote_to_production(site.target, ours, mode="native")
+        assert (record.outcome, record.decided_by) == ("rolled_back", "error"), record.reason
+        assert not theirs.done(), "else nothing was tried here"
+        await theirs
+        assert hotfix in str(await site.served())
 
 
 PROMOTED_BY = {

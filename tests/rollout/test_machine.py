@@ -1,5 +1,6 @@
 """The state machine, as a specification: which effects follow one another, and where each outcome leads."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -189,6 +190,14 @@ def test_the_record_survives_being_saved_and_is_small() -> None:
     saved = state.saved()
     assert RolloutRecord.model_validate_json(saved) == state
     assert len(saved) < 5000
+
+
+@pytest.mark.parametrize("letter", ["x", "ж"])
+def test_long_words_are_shortened_by_the_room_that_they_take(letter: str) -> None:
+    """Prefect measures JSON, where a letter that is not ASCII takes six characters."""
+    bare, wordy = record(), record(why=letter * 5000, reason=letter * 5000)
+    room = len(json.dumps(wordy.saved())) - len(json.dumps(bare.saved()))
+    assert 1000 < room < 1300
 
 
 def test_a_record_of_a_newer_version_is_still_read() -> None:

@@ -8,7 +8,7 @@ from prefect_modeldeploy.deployments import Autoscaling, Deployment, DeploymentS
 from prefect_modeldeploy.errors import InvalidInput, NotFound
 from prefect_modeldeploy.providers.baseten.answers import Model, Retried
 from prefect_modeldeploy.providers.baseten.inference import deployment
-from prefect_modeldeploy.providers.baseten.promotions import roll_back
+from prefect_modeldeploy.providers.baseten.promotions import call_off, roll_back
 from prefect_modeldeploy.providers.baseten.reading import BasetenReader
 from prefect_modeldeploy.providers.baseten.requests import (
     AutoscalingSettings,
@@ -184,6 +184,17 @@ class BasetenClient(BasetenReader):
         deadline = time.monotonic() + timeout_seconds
         serving = await roll_back(self._promotions, self.management, model_id, environment, own_id, deadline)
         return await self.get(f"{model_id}/{serving}")
+
+    async def call_off(
+        self, deployment_id: str, former_id: str, *, environment: str, timeout_seconds: float = 3600.0
+    ) -> None:
+        """Make `former_id` serve again if `deployment_id` does or is being promoted, and leave other promotions alone.
+
+        A promotion that was asked for a moment ago may not show yet: it is looked for up to `visible_seconds`.
+        """
+        (model_id, own_id), (_, former) = split_id(deployment_id), split_id(former_id)
+        deadline = time.monotonic() + timeout_seconds
+        await call_off(self._promotions, self.management, model_id, environment, own_id, former, deadline)
 
     async def cancel_promotion(
         self, model_id: str, environment: str, *, force: bool = False, timeout_seconds: float = 3600.0

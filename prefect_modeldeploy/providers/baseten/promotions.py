@@ -96,17 +96,21 @@ class Promotions:
             return (await self._api.promote_to_environment(model, environment, source.id, options)).id
 
         async def look() -> str | None:
-            until = time.monotonic() + self._visible
-            while True:
-                found = _taken_up(await self._api.environment(model, environment), source)
-                if found is not None or time.monotonic() > until:
-                    return found
-                await anyio.sleep(min(1.0, self._visible / 5))
+            return await self.seen(model, environment, source)
 
         candidate = await _answered(create_once(post, look, logger=self._logger))
         if candidate != source.id:
             self._logger.info("baseten promotes a copy of %s: %s", source.id, candidate)
         return Promotion(model, environment, source, candidate, former, before)
+
+    async def seen(self, model: str, environment: str, source: VendorDeployment) -> str | None:
+        """Id of the source (or its copy) once the environment serves it, or is being given it; None: it never shows."""
+        until = time.monotonic() + self._visible
+        while True:
+            found = _taken_up(await self._api.environment(model, environment), source)
+            if found is not None or time.monotonic() > until:
+                return found
+            await anyio.sleep(min(1.0, self._visible / 5))
 
     async def finish(self, promotion: Promotion, deadline: float) -> None:
         """Follow a promotion to its end; put settings back when it fails.
@@ -291,4 +295,19 @@ async def roll_back(
     return promotion.candidate
 
 
-__all__ = ["Promotion", "Promotions", "is_it", "roll_back", "running", "source_name"]
+async def call_off(
+    promotions: Promotions,
+    api: ManagementApi,
+    model: str,
+    environment: str,
+    deployment: str,
+    former: str,
+    deadline: float,
+) -> None:
+    """Make `former` serve again if `deployment` does, or is being promoted; other promotions are left alone."""
+    source = read_answer(VendorDeployment, await api.deployment(model, deployment), "deployment")
+    if await promotions.seen(model, environment, source) is not None:
+        await roll_back(promotions, api, model, environment, former, deadline)
+
+
+__all__ = ["Promotion", "Promotions", "call_off", "is_it", "roll_back", "running", "source_name"]
