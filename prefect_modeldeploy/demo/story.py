@@ -33,6 +33,7 @@ RATE = 200.0
 HISTORY_SECONDS = 10.0
 """How long version 1 serves alone, so that the judge knows what is normal."""
 
+IDLE_SECONDS = 1.0
 
 AFTERMATH_SECONDS = 2.0
 """How long the requests go on after the broken version was rolled back."""
@@ -88,7 +89,9 @@ async def _play(outcome: Outcome, say: "Say") -> None:
 
     check_prefect_server()
     for told in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what it has started would live on
-        asyncio.get_running_loop().add_signal_handler(told, cast("asyncio.Task[None]", asyncio.current_task()).cancel)
+        if signal.getsignal(told) is not signal.SIG_IGN:  # as under nohup
+            me = cast("asyncio.Task[None]", asyncio.current_task())
+            asyncio.get_running_loop().add_signal_handler(told, me.cancel)
     home = Path(tempfile.mkdtemp(prefix="modeldeploy-demo-"))
     target = DeploymentTarget(credentials=LocalServing(home=home), model=MODEL, endpoint=f"{MODEL}-demo")
     say(
@@ -180,7 +183,8 @@ async def _sleep_and_wake(target: "DeploymentTarget", samples: list[Sample], out
     from prefect_modeldeploy.tasks import aget_traffic
 
     say("nobody calls any more: scale to zero")
-    await scale_to_zero([target], only_if_idle_seconds=0.2)
+    await asyncio.sleep(IDLE_SECONDS)  # the flow lets go only of what had no request for so long
+    await scale_to_zero([target], only_if_idle_seconds=IDLE_SECONDS / 2)
     serving = (await aget_traffic(target)).arms[0].upstream
     async with client_of(target) as client:
         async for found in client.wait(
