@@ -34,6 +34,7 @@ HISTORY_SECONDS = 10.0
 """How long version 1 serves alone, so that the judge knows what is normal."""
 
 IDLE_SECONDS = 1.0
+"""How long nobody has called before the model is let go of."""
 
 AFTERMATH_SECONDS = 2.0
 """How long the requests go on after the broken version was rolled back."""

@@ -4,7 +4,6 @@ import asyncio
 
 from prefect_modeldeploy.deployments import Deployment
 from prefect_modeldeploy.errors import (
-    Conflict,
     ModelDeployError,
     ProviderError,
     ProviderUnavailable,
@@ -57,11 +56,7 @@ class NativeEffects(Effects):
 
     async def _promote(self, record: RolloutRecord) -> RolloutRecord:
         if record.phase is Phase.BAKED:
-            try:
-                promoted = await self._by_provider(record)
-            except Conflict as error:  # it does somebody else's now, and has not taken up ours
-                return abort(record.model_copy(update={"promoting": False}), str(error), decided_by="error")
-            record = await self._served(record, promoted)
+            record = await self._served(record, await self._by_provider(record))
         materialised(record)
         return finish(record, Effect.PROMOTE, now())
 

@@ -203,9 +203,13 @@ class RolloutRecord(BaseModel):
 
 
 def shortened(text: str) -> str:
-    """At most 600 characters: the beginning and the end. What takes six each in JSON, as Cyrillic does, counts so."""
-    size = len(json.dumps(text))
-    if size <= _LONGEST + 2:  # and the quotation marks
-        return text
-    share = _LONGEST / size
-    return f"{text[: int(2 / 3 * share * len(text))]} ... {text[-int(0.3 * share * len(text)) :]}"
+    """The beginning and the end of what takes more room than 600 ASCII letters in the JSON of JSON that is saved."""
+    kept, short = _LONGEST, text
+    while _room(short) > _LONGEST:
+        short = f"{text[: kept * 2 // 3]} ... {text[-(kept * 3 // 10) :]}"
+        kept = kept * 9 // 10
+    return short
+
+
+def _room(text: str) -> int:
+    return len(json.dumps(json.dumps(text, ensure_ascii=False))) - len(json.dumps(json.dumps("")))

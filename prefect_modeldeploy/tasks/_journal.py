@@ -7,7 +7,7 @@ from prefect.variables import Variable
 from pydantic import ValidationError
 
 from prefect_modeldeploy.errors import RolloutError
-from prefect_modeldeploy.rollout import Phase, RolloutRecord
+from prefect_modeldeploy.rollout import ON_THE_WAY_BACK, Phase, RolloutRecord
 from prefect_modeldeploy.tasks import _notifying, _variables
 
 LARGEST = 5000
@@ -52,11 +52,18 @@ async def put(record: RolloutRecord) -> None:
 
 async def _put(name: str, record: RolloutRecord) -> None:
     saved = record.saved()
-    size = len(json.dumps(saved))  # as Prefect measures it
+    if _size(saved) >= LARGEST and record.phase in ON_THE_WAY_BACK:  # nobody judges any more, and traffic must go back
+        saved = record.model_copy(update={"judge_state": None}).saved()
+    size = _size(saved)
     if size >= (most := LARGEST - ROOM if record.phase is Phase.PLANNED else LARGEST):
         longer = "shorten the note, the spec or the plan"
         raise RolloutError(f"the record of {record.endpoint} has {size} characters of {most}: {longer}")
     await _variables.put(name, saved)
+
+
+def _size(saved: str) -> int:
+    """As Prefect measures it."""
+    return len(json.dumps(saved))
 
 
 def tell(record: RolloutRecord, what: str, reason: str) -> None:

@@ -132,3 +132,13 @@ async def test_what_would_not_fit_with_all_that_comes_of_it_does_not_begin() -> 
     spec = DeploymentSpec(name="m-2", model="m", env={f"NAME_{number}": "x" * 50 for number in range(40)})
     with pytest.raises(RolloutError, match="shorten the note, the spec or the plan"):
         await _journal.save(record(phase=Phase.PLANNED, spec=spec))
+
+
+async def test_evidence_that_makes_a_record_too_long_keeps_no_way_back_from_being_saved() -> None:
+    judged = record(phase=Phase.JUDGED, endpoint="wordy", judge_state={"evidence": "y" * 6000})
+    with pytest.raises(RolloutError, match="characters of 5000"):
+        await _journal.put(judged)
+    await _journal.put(judged.model_copy(update={"phase": Phase.ROLLING_BACK}))
+    saved = await _journal.load("wordy")
+    assert saved is not None
+    assert (saved.phase, saved.judge_state) == (Phase.ROLLING_BACK, None)

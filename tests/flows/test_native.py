@@ -107,8 +107,9 @@ async def test_a_promotion_that_died_before_its_effect_is_turned_back(
         assert await site.served() == before
 
 
+@pytest.mark.parametrize("is_there", [True, False])
 async def test_what_somebody_else_has_promoted_meanwhile_is_not_taken_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    is_there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ours may have been asked for, as far as the record can tell, and was not."""
     async with hosted("baseten", tmp_path) as site:
@@ -118,6 +119,8 @@ async def test_what_somebody_else_has_promoted_meanwhile_is_not_taken_back(
         hotfix = await up(site, site.newer[1])
         async with client_of(site.target) as client:
             await client.promote(hotfix, environment="production")
+            if not is_there:
+                await client.delete(candidate)
         after = await site.served()
         assert hotfix in str(after)
         back = await roll_back(site.target)

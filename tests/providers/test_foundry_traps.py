@@ -100,7 +100,9 @@ async def test_waiting_ends_when_the_deployment_fails_or_is_switched_off(stack: 
 async def test_degraded_serves_and_is_not_ready(stack: Foundry) -> None:
     await stack.control.fate(timeline="create", match="weak", stage="DEGRADED", outcome="stuck")
     weak = await stack.client.create(stack.spec("weak"))
-    assert (weak.status, weak.ready) == (DeploymentStatus.DEGRADED, False)
+    assert (weak.status, weak.ready, weak.replicas.ready) == (DeploymentStatus.DEGRADED, False, 1), (
+        "one is, not all are"
+    )
     assert may_receive_traffic(await stack.client.api.live_deployment(weak.id))
     assert (await stack.client.predict(weak.id, {"x": 2}))["sum"] == 2
 

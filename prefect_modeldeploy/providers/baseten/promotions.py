@@ -9,6 +9,7 @@
 """
 
 import asyncio
+import math
 import re
 import time
 from collections.abc import Coroutine
@@ -18,7 +19,15 @@ from typing import Any
 import anyio
 
 from prefect_modeldeploy.deployments import DeploymentStatus
-from prefect_modeldeploy.errors import Conflict, DeploymentFailed, InvalidInput, Problem, ProviderError, WaitTimeout
+from prefect_modeldeploy.errors import (
+    Conflict,
+    DeploymentFailed,
+    InvalidInput,
+    NotFound,
+    Problem,
+    ProviderError,
+    WaitTimeout,
+)
 from prefect_modeldeploy.providers.baseten.answers import Environment, VendorDeployment
 from prefect_modeldeploy.providers.baseten.api import ManagementApi
 from prefect_modeldeploy.providers.baseten.requests import AutoscalingSettings, PromoteOptions
@@ -29,6 +38,9 @@ _ANSWER_SECONDS = 10.0
 """So long a cancelled run waits for the answer to its promotion: Prefect leaves it 30 s, and calling off takes some."""
 
 _OVER = frozenset({"SUCCEEDED", "FAILED", "CANCELED"})
+
+_SHOWS_SECONDS = 10.0
+"""So long a way back looks for a promotion of ours that does not show: it has less than half a minute in all."""
 _PROMOTABLE = frozenset({"ACTIVE", "SCALED_TO_ZERO"})
 _DEAD = frozenset({DeploymentStatus.FAILED, DeploymentStatus.STOPPED})
 
@@ -103,9 +115,11 @@ class Promotions:
             self._logger.info("baseten promotes a copy of %s: %s", source.id, candidate)
         return Promotion(model, environment, source, candidate, former, before)
 
-    async def seen(self, model: str, environment: str, source: VendorDeployment) -> str | None:
+    async def seen(
+        self, model: str, environment: str, source: VendorDeployment, within_seconds: float = math.inf
+    ) -> str | None:
         """Id of the source (or its copy) once the environment serves it, or is being given it; None: it never shows."""
-        until = time.monotonic() + self._visible
+        until = time.monotonic() + min(self._visible, within_seconds)
         while True:
             found = _taken_up(await self._api.environment(model, environment), source)
             if found is not None or time.monotonic() > until:
@@ -305,8 +319,14 @@ async def call_off(
     deadline: float,
 ) -> None:
     """Make `former` serve again if `deployment` does, or is being promoted; other promotions are left alone."""
-    source = read_answer(VendorDeployment, await api.deployment(model, deployment), "deployment")
-    if await promotions.seen(model, environment, source) is not None:
+    try:
+        source = read_answer(VendorDeployment, await api.deployment(model, deployment), "deployment")
+    except NotFound:  # what is gone neither serves nor is being promoted
+        return
+    env = await api.environment(model, environment)
+    if running(env) and not is_it(source, env.candidate_deployment):
+        return
+    if await promotions.seen(model, environment, source, _SHOWS_SECONDS) is not None:
         await roll_back(promotions, api, model, environment, former, deadline)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from prefect_modeldeploy.deployments import Deployment, DeploymentStatus
+from prefect_modeldeploy.deployments import Deployment, DeploymentStatus, Replicas
 from prefect_modeldeploy.providers.foundry.config import NAME_MARKER, read_autoscaling, read_resources
 from prefect_modeldeploy.providers.foundry.types import LiveDeployment
 
@@ -43,6 +43,10 @@ def at_zero(live: LiveDeployment) -> bool:
     return live.runtime_configuration.get("minReplicas") == 0
 
 
+_ONE = Replicas(ready=1, running=1)
+"""At least; Foundry tells no other count."""
+
+
 def translated(live: LiveDeployment, newest: str | None, *, environment: str | None, api_url: str) -> Deployment:
     """The deployment in our vocabulary; `raw` keeps the answer whole."""
     status = status_of(live, newest)
@@ -58,6 +62,7 @@ def translated(live: LiveDeployment, newest: str | None, *, environment: str | N
         provider_status=live.status.state,
         reason=_reason(live, newest, status),
         ready=status is DeploymentStatus.READY,
+        replicas=_ONE if live.status.state == "DEGRADED" else Replicas(),
         autoscaling=read_autoscaling(live.runtime_configuration),
         resources=read_resources(live.runtime_configuration),
         endpoint_url=f"{api_url}/v2/models/liveDeployments/{live.rid}/transformJson?preview=true",
