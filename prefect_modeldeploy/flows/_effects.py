@@ -157,7 +157,8 @@ class Effects:
         if record.kind == "roll_back":  # it has just been started
             return
         found = await aget_deployment(self._target, record.canary)
-        if not (found.ready or found.replicas.ready or found.status in _ABLE):
+        wakes = found.status is DeploymentStatus.SCALED_TO_ZERO  # with the next request
+        if not (found.ready or found.replicas.ready or wakes):
             await bring_up(self._target, record.canary, record.plan.ready_timeout_seconds)
 
     async def _bake(self, record: RolloutRecord) -> RolloutRecord | None:
@@ -334,9 +335,6 @@ async def ids_of(target: DeploymentTarget, spec: DeploymentSpec) -> list[str]:
     there = [one for one in found if one.status is not DeploymentStatus.DELETED]
     return [one.id for one in there if spec.name in (one.id, one.name)]
 
-
-_ABLE = frozenset({DeploymentStatus.SCALED_TO_ZERO, DeploymentStatus.UPDATING})
-"""The next request wakes it, or it serves what it had until it has more."""
 
 _LOOK_SECONDS = 0.5
 

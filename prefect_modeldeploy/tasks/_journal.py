@@ -7,7 +7,7 @@ from prefect.variables import Variable
 from pydantic import ValidationError
 
 from prefect_modeldeploy.errors import RolloutError
-from prefect_modeldeploy.rollout import ON_THE_WAY_BACK, Phase, RolloutRecord
+from prefect_modeldeploy.rollout import Phase, RolloutRecord
 from prefect_modeldeploy.tasks import _notifying, _variables
 
 LARGEST = 5000
@@ -52,7 +52,8 @@ async def put(record: RolloutRecord) -> None:
 
 async def _put(name: str, record: RolloutRecord) -> None:
     saved = record.saved()
-    if _size(saved) >= LARGEST and record.phase in ON_THE_WAY_BACK:  # nobody judges any more, and traffic must go back
+    decided = record.outcome not in (None, "held")  # nobody judges any more, and traffic must go where it belongs
+    if _size(saved) >= LARGEST and decided:
         saved = record.model_copy(update={"judge_state": None}).saved()
     size = _size(saved)
     if size >= (most := LARGEST - ROOM if record.phase is Phase.PLANNED else LARGEST):

@@ -319,12 +319,15 @@ async def call_off(
     deadline: float,
 ) -> None:
     """Make `former` serve again if `deployment` does, or is being promoted; other promotions are left alone."""
+    env = await api.environment(model, environment)
     try:
         source = read_answer(VendorDeployment, await api.deployment(model, deployment), "deployment")
-    except NotFound:  # what is gone neither serves nor is being promoted
+    except NotFound:
+        there = [one for one in (env.current_deployment, env.candidate_deployment) if one is not None]
+        if any(source_name(one.name) for one in there):  # it may be a copy of what is gone
+            raise
         return
-    env = await api.environment(model, environment)
-    if running(env) and not is_it(source, env.candidate_deployment):
+    if running(env) and env.candidate_deployment is not None and not is_it(source, env.candidate_deployment):
         return
     if await promotions.seen(model, environment, source, _SHOWS_SECONDS) is not None:
         await roll_back(promotions, api, model, environment, former, deadline)

@@ -43,10 +43,6 @@ def at_zero(live: LiveDeployment) -> bool:
     return live.runtime_configuration.get("minReplicas") == 0
 
 
-_ONE = Replicas(ready=1, running=1)
-"""At least; Foundry tells no other count."""
-
-
 def translated(live: LiveDeployment, newest: str | None, *, environment: str | None, api_url: str) -> Deployment:
     """The deployment in our vocabulary; `raw` keeps the answer whole."""
     status = status_of(live, newest)
@@ -62,12 +58,21 @@ def translated(live: LiveDeployment, newest: str | None, *, environment: str | N
         provider_status=live.status.state,
         reason=_reason(live, newest, status),
         ready=status is DeploymentStatus.READY,
-        replicas=_ONE if live.status.state == "DEGRADED" else Replicas(),
+        replicas=_replicas(live, status),
         autoscaling=read_autoscaling(live.runtime_configuration),
         resources=read_resources(live.runtime_configuration),
         endpoint_url=f"{api_url}/v2/models/liveDeployments/{live.rid}/transformJson?preview=true",
         raw=live.raw,
     )
+
+
+def _replicas(live: LiveDeployment, status: DeploymentStatus) -> Replicas:
+    """Foundry tells no count; but one at least is ready where requests are answered though not all is well."""
+    not_all = status in (DeploymentStatus.DEGRADED, DeploymentStatus.UPDATING)
+    if not (not_all and may_receive_traffic(live)) or at_zero(live):
+        return Replicas()
+    told = read_autoscaling(live.runtime_configuration)
+    return Replicas(ready=1, running=max(1, (told and told.min_replicas) or 1))
 
 
 def _reason(live: LiveDeployment, newest: str | None, status: DeploymentStatus) -> str | None:
