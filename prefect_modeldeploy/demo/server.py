@@ -85,4 +85,5 @@ async def _answers(url: str, process: Process, said: IO[bytes]) -> None:
             await asyncio.sleep(0.1)
     said.seek(0)
     last = said.read()[-2000:].decode(errors="replace").strip()
-    raise ModelDeployError(f"Prefect's server has not started in {_START_SECONDS:g} s: {last or 'it printed nothing'}")
+    how = "has not started" if process.returncode is None else f"has ended with {process.returncode}"
+    raise ModelDeployError(f"Prefect's server {how}: {last or 'it printed nothing'}")

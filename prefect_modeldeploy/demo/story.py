@@ -89,10 +89,10 @@ async def _play(outcome: Outcome, say: "Say") -> None:
     from prefect_modeldeploy.target import DeploymentTarget
 
     check_prefect_server()
+    loop, me = asyncio.get_running_loop(), cast("asyncio.Task[None]", asyncio.current_task())
     for told in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what it has started would live on
         if signal.getsignal(told) is not signal.SIG_IGN:  # as under nohup
-            me = cast("asyncio.Task[None]", asyncio.current_task())
-            asyncio.get_running_loop().add_signal_handler(told, me.cancel)
+            loop.add_signal_handler(told, me.cancel)
     home = Path(tempfile.mkdtemp(prefix="modeldeploy-demo-"))
     target = DeploymentTarget(credentials=LocalServing(home=home), model=MODEL, endpoint=f"{MODEL}-demo")
     say(

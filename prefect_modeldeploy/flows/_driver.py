@@ -47,7 +47,7 @@ _ANSWERED_SECONDS = PATIENCE_SECONDS / 2
 """An effect that fails after so long has had answers from its provider meanwhile: retries end sooner."""
 
 _HURRY_SECONDS = 3.0
-"""On the way back traffic comes first: so long it waits for Prefect's server."""
+"""On the way back behind a gateway traffic comes first: so long it waits for Prefect's server, and for the audit."""
 
 _AGAIN_SECONDS = 2.0
 
@@ -69,8 +69,8 @@ async def drive(record: RolloutRecord, effects: Effects) -> RolloutRecord:
 
     Raises:
         StaleEpoch: Another rollout owns the endpoint; nothing more was changed.
-        RolloutError: The way back, or the promotion itself, failed, or Prefect's server was away for ten minutes; the
-            record stays open, and running the flow again goes on with it.
+        RolloutError: The way back, or the promotion itself, failed, Prefect's server was away for ten minutes, or the
+            record cannot be read; it stays open, and running the flow again goes on with it.
     """
     try:
         return await _watched(record, effects)

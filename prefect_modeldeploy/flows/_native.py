@@ -39,10 +39,11 @@ async def promote_natively(
 async def roll_back_natively(target: DeploymentTarget, note: str) -> RolloutRecord:
     """Let the provider undo its last promotion, and wait until what serves then is ready."""
     demand(target, Capability.ROLL_BACK, SWAP)
+    taken = None
     async with _ownership.only_one(target.endpoint):
         last = await _journal.latest(target.endpoint)
-        is_open = last is not None and last.kind != "roll_back" and last.phase is not Phase.ENDED
-        taken = await take_over(target, last) if last is not None and is_open else None
+        if last is not None and last.kind != "roll_back" and last.phase is not Phase.ENDED:
+            taken = await take_over(target, last)
     if taken is not None:
         # One that the provider may have done is brought to its end first: then it is known what there is to undo.
         turned = abort(taken, "rolled back by hand", decided_by="person")

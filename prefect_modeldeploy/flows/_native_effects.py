@@ -3,13 +3,7 @@
 import asyncio
 
 from prefect_modeldeploy.deployments import Deployment
-from prefect_modeldeploy.errors import (
-    ModelDeployError,
-    ProviderError,
-    ProviderUnavailable,
-    RateLimited,
-    WaitTimeout,
-)
+from prefect_modeldeploy.errors import ModelDeployError, ProviderError, ProviderUnavailable, RateLimited, WaitTimeout
 from prefect_modeldeploy.flows._effects import Effects, bring_up, now
 from prefect_modeldeploy.flows._once import acall_off_promotion, aroll_back_deployment
 from prefect_modeldeploy.rollout import Effect, Phase, RolloutRecord, abort, finish

@@ -1,6 +1,6 @@
 """How long an abort takes, from the signal to the canary's last request: `python -m tests.benchmarks.abort [N]`.
 
-Each abort is of a real rollout under 200 requests/s. `worker`: cancelled over Prefect's API while it runs under one
+Each abort is of a real rollout under 200 requests/s. `worker`: cancelled over Prefect's API while it runs under that
 of a process work pool, which asks for new runs every second (not every 10 s, the default; a cancellation comes as an
 event). `health check`: by a canary that fails, counted from the moment the health check says so. N of these (default
 100), and a fifth as many under the runner of `.serve()`, by event, by the red button, by SIGTERM to a process of its

@@ -188,7 +188,7 @@ async def _behind_the_gateway(
     look = partial(looks.behind_the_gateway, site, await looks.there(site.target))
     arguments = {"target": site.target, **arguments}
     mend, watch = partial(_reconciled, site.target), partial(watched, site.target)
-    return Scene(flow, arguments, site.target, look, mend, answers, serves, await serves(), watch)
+    return Scene(flow, arguments, site.target, look, mend, answers, serves=serves, served=await serves(), watch=watch)
 
 
 async def _reconciled(target: DeploymentTarget) -> str:

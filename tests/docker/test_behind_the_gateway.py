@@ -138,10 +138,8 @@ async def test_after_a_night_at_zero_its_settings_are_what_they_were(host: Host,
     async def settings() -> object:
         async with client_of(target) as client:
             now = await client.get(spec.name)
-        of_containers = [
-            (one.name, one.labels, one.attrs["Config"], one.attrs["HostConfig"]) for one in host.containers()
-        ]
-        return now.status, now.autoscaling, now.resources, now.tags, now.raw["addresses"], of_containers
+        shown = [(one.name, one.attrs["Config"], one.attrs["HostConfig"]) for one in host.containers()]
+        return now.status, now.autoscaling, now.resources, now.tags, now.raw["addresses"], shown
 
     before = await settings()
     await scale_to_zero([target], only_if_idle_seconds=None, on_no_wake="stop")

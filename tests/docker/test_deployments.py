@@ -181,6 +181,7 @@ async def test_a_private_registry_gives_its_image_to_who_shows_the_credentials_o
             host.engine.images.remove(source, force=True)
 
 
+CHECKED = "modeldeploy-tests/checked:1"
 ASK = "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz')"
 HEALTHCHECK = f"HEALTHCHECK --interval=500ms --timeout=5s --retries=2 CMD {json.dumps([*image.COMMAND[:2], '-c', ASK])}"
 
@@ -188,14 +189,13 @@ HEALTHCHECK = f"HEALTHCHECK --interval=500ms --timeout=5s --retries=2 CMD {json.
 async def test_without_a_path_the_health_check_of_the_image_decides(
     engine: docker.DockerClient, host: Host, client: DockerClient
 ) -> None:
-    image.build(engine, "modeldeploy-tests/checked:1", HEALTHCHECK)
-    options = {"health_path": None}
+    image.build(engine, CHECKED, HEALTHCHECK)
 
     def one(version: str, source: str) -> DeploymentSpec:
-        return host.spec(version, source=source, env={"START_SECONDS": "4"}, options=options)
+        return host.spec(version, source=source, env={"START_SECONDS": "4"}, options={"health_path": None})
 
     try:
-        checked = await client.create(one("1", "modeldeploy-tests/checked:1"))
+        checked = await client.create(one("1", CHECKED))
         assert not (await client.get(checked.id)).ready
         checked = await ready(client, checked)
         assert host.containers()[0].attrs["State"]["Health"]["Status"] == "healthy"
@@ -211,7 +211,7 @@ async def test_without_a_path_the_health_check_of_the_image_decides(
         assert (await client.get(unchecked.id)).ready, "it runs, and nothing says more"
     finally:
         host.clear()
-        engine.images.remove("modeldeploy-tests/checked:1", force=True)
+        engine.images.remove(CHECKED, force=True)
 
 
 async def test_a_replica_that_crashes_comes_back_where_it_was(host: Host, client: DockerClient) -> None:

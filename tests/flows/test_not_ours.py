@@ -18,6 +18,7 @@ from prefect_modeldeploy import (
 from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.rollout import Effect, Phase
+from prefect_modeldeploy.sandbox.client import SandboxControl
 from prefect_modeldeploy.target import client_of
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm
@@ -74,6 +75,11 @@ async def _in_production(site: arms_kit.Site, truss: Path) -> tuple[DeploymentTa
     return target, baseten_kit.spec_of(baseten_kit.make_truss(truss))
 
 
+async def _has_struck(control: SandboxControl) -> bool:
+    """Whether a fault has met a request."""
+    return any(fault.fired for fault in await control.faults())
+
+
 async def _names(target: DeploymentTarget) -> list[str]:
     async with client_of(target) as client:
         return [deployment.name for deployment in await client.find(model=target.model)]
@@ -97,14 +103,11 @@ async def test_what_is_created_after_an_abort_goes_as_well(hosted: arms_kit.Site
     await control.fault(provider="baseten", method="POST", path="*/deployments", kind="delay", seconds=20)
     run = asyncio.ensure_future(canary_rollout(target, spec, QUICK))
 
-    async def sent() -> bool:
-        return any(fault.fired for fault in await control.faults())
-
     async def answered() -> bool:
         sent = await control.requests(provider="baseten", method="POST", path="*/deployments")
         return all(request.seconds is not None for request in sent)
 
-    await eventually(sent, every=0.1)
+    await eventually(lambda: _has_struck(control), every=0.1)
     await orders.order("prod", "abort", "the wrong version")
     assert (await run).outcome == "rolled_back"
     await eventually(answered, every=0.1)
@@ -122,10 +125,7 @@ async def test_what_is_still_being_created_goes_when_somebody_else_has_turned_ba
     claimed = record(phase=Phase.CLAIMED, spec=spec, canary=spec.name, endpoint=target.endpoint)
     creating = asyncio.ensure_future(effects(Effect.DEPLOY, claimed))
 
-    async def sent() -> bool:
-        return any(fault.fired for fault in await control.faults())
-
-    await eventually(sent, every=0.1)
+    await eventually(lambda: _has_struck(control), every=0.1)
     creating.cancel()
     await asyncio.wait((creating,))
     await _journal.put(claimed.model_copy(update={"phase": Phase.ENDED, "outcome": "rolled_back", "epoch": 9}))
@@ -144,13 +144,10 @@ async def test_what_is_created_after_the_end_of_a_cancelled_run_is_left_to_recon
     await control.fault(provider="baseten", method="POST", path="*/deployments", kind="delay", seconds=32)
     run = asyncio.ensure_future(canary_rollout(target, spec, QUICK))
 
-    async def sent() -> bool:
-        return any(fault.fired for fault in await control.faults())
-
     async def created() -> bool:
         return spec.name in await _names(target)
 
-    await eventually(sent, every=0.1)
+    await eventually(lambda: _has_struck(control), every=0.1)
     run.cancel()
     await asyncio.wait((run,))
     left = await _journal.load(target.endpoint)

@@ -190,7 +190,7 @@ class BasetenClient(BasetenReader):
     ) -> None:
         """Make `former_id` serve again if `deployment_id` does or is being promoted, and leave other promotions alone.
 
-        A promotion that was asked for a moment ago may not show yet: it is looked for for 10 s at most.
+        A promotion that was asked for a moment ago may not show yet: it is looked for up to 10 s.
         """
         (model_id, own_id), (_, former) = split_id(deployment_id), split_id(former_id)
         deadline = time.monotonic() + timeout_seconds

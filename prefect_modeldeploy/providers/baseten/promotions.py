@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import anyio
@@ -41,6 +42,7 @@ _OVER = frozenset({"SUCCEEDED", "FAILED", "CANCELED"})
 
 _SHOWS_SECONDS = 10.0
 """So long a way back looks for a promotion of ours that does not show: it has less than half a minute in all."""
+
 _PROMOTABLE = frozenset({"ACTIVE", "SCALED_TO_ZERO"})
 _DEAD = frozenset({DeploymentStatus.FAILED, DeploymentStatus.STOPPED})
 
@@ -107,9 +109,7 @@ class Promotions:
         async def post() -> str:
             return (await self._api.promote_to_environment(model, environment, source.id, options)).id
 
-        async def look() -> str | None:
-            return await self.seen(model, environment, source)
-
+        look = partial(self.seen, model, environment, source)
         candidate = await _answered(create_once(post, look, logger=self._logger))
         if candidate != source.id:
             self._logger.info("baseten promotes a copy of %s: %s", source.id, candidate)

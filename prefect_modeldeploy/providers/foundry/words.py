@@ -69,7 +69,7 @@ def translated(live: LiveDeployment, newest: str | None, *, environment: str | N
 def _replicas(live: LiveDeployment, status: DeploymentStatus) -> Replicas:
     """Foundry tells no count; but one at least is ready where requests are answered though not all is well."""
     not_all = status in (DeploymentStatus.DEGRADED, DeploymentStatus.UPDATING)
-    if not (not_all and may_receive_traffic(live)) or at_zero(live):
+    if not not_all or not may_receive_traffic(live) or at_zero(live):
         return Replicas()
     told = read_autoscaling(live.runtime_configuration)
     return Replicas(ready=1, running=max(1, (told and told.min_replicas) or 1))
