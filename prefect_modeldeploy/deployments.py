@@ -151,6 +151,10 @@ class Deployment(_Vocabulary):
     provider_status: str = Field("", description="The vendor's own word, kept as it came.")
     reason: str | None = Field(None, description="Why it failed or is degraded, if the provider says.")
     ready: bool = Field(False, description="True when it can take traffic now, by the provider's own rules.")
+    answers: bool = Field(
+        False,
+        description="True when requests are answered although it is not ready: while it updates, wakes, is degraded.",
+    )
     replicas: Replicas = Replicas()
     autoscaling: Autoscaling | None = None
     resources: Resources | None = None
@@ -165,6 +169,16 @@ class Deployment(_Vocabulary):
     def terminal(self) -> bool:
         """True when waiting will not change the status."""
         return self.status in _TERMINAL
+
+    @property
+    def may_receive_traffic(self) -> bool:
+        """True when a request is answered, now or after a wake: the column of that name in each provider's table."""
+        return self.ready or self.answers or self.status is DeploymentStatus.SCALED_TO_ZERO
+
+    @property
+    def answers_at_once(self) -> bool:
+        """True when a request is answered without waiting for a wake."""
+        return self.ready or (self.answers and self.status is not DeploymentStatus.WAKING)
 
 
 _TERMINAL = frozenset(

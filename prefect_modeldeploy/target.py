@@ -102,6 +102,11 @@ class DeploymentTarget(SchemaOnce, Block):
         """Whether anything can split the traffic of the endpoint."""
         return self.gateway is not None or self.credentials.can(Capability.TRAFFIC)
 
+    @property
+    def fenced(self) -> bool:
+        """Whether what splits the traffic refuses whoever does not own the endpoint any more."""
+        return self.gateway is not None or (self.splits and self.credentials.client_class.fences)
+
     async def at(self, deployment_id: str) -> Self:
         """This target at the provider that has the deployment; this one itself when neither has it, or there is one."""
         if self.other_credentials is None:

@@ -142,7 +142,7 @@ async def _holding(effect: Effect, record: RolloutRecord, effects: Effects) -> R
         if passed.phase is not record.phase:
             return passed
         record = passed
-        await _patiently(partial(_ownership.check, record), record, effects.logger)
+        await _patiently(partial(_ownership.check, record), record, effects)
         if effect not in _WATCHED and (back := await halted(record, effects.logger)) is not record:
             return back
         begun = time.monotonic()
@@ -201,22 +201,23 @@ async def _save(record: RolloutRecord, effects: Effects, effect: str, seen: Step
         await check()
         await _journal.save(record)
 
-    answers = await _patiently(check, record, effects.logger)
-    await _audit.append(effects.target, record, effect, seen, _HURRY_SECONDS if _is_urgent(record) else None)
+    answers = await _patiently(check, record, effects)
+    hurry = _HURRY_SECONDS if _is_urgent(record, effects) else None
+    await _audit.append(effects.target, record, effect, seen, hurry)
     if answers:
-        await _patiently(save, record, effects.logger)
+        await _patiently(save, record, effects)
     return record
 
 
-def _is_urgent(record: RolloutRecord) -> bool:
+def _is_urgent(record: RolloutRecord, effects: Effects) -> bool:
     """Whether traffic matters more than what is written down: a gateway refuses whoever does not own the endpoint.
 
     A provider would not: without a gateway nobody turns back who does not know whose the rollout is.
     """
-    return record.phase in ON_THE_WAY_BACK and record.mode == "swap"
+    return record.phase in ON_THE_WAY_BACK and record.mode == "swap" and effects.target.fenced
 
 
-async def _patiently(call: Callable[[], Awaitable[None]], record: RolloutRecord, logger: Logger) -> bool:
+async def _patiently(call: Callable[[], Awaitable[None]], record: RolloutRecord, effects: Effects) -> bool:
     """Do what needs Prefect's server; wait while it is away, but not for long where the traffic must go back.
 
     A record that cannot be read says as little about whose it is; waiting does not mend it.
@@ -224,7 +225,7 @@ async def _patiently(call: Callable[[], Awaitable[None]], record: RolloutRecord,
     Returns:
         Whether it was done.
     """
-    urgent = _is_urgent(record)
+    urgent, logger = _is_urgent(record, effects), effects.logger
     give_up = time.monotonic() + (_HURRY_SECONDS if urgent else PATIENCE_SECONDS)
     while True:
         try:

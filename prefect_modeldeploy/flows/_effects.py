@@ -48,7 +48,7 @@ from prefect_modeldeploy.tasks.deployments import aget_deployment, apredict
 from prefect_modeldeploy.tasks.observing import aobserve_traffic
 from prefect_modeldeploy.tasks.preflight import apreflight
 from prefect_modeldeploy.tasks.reporting import areport_rollout
-from prefect_modeldeploy.tasks.traffic import aget_traffic, shadow_of
+from prefect_modeldeploy.tasks.traffic import aget_traffic, current_endpoint, shadow_of
 from prefect_modeldeploy.tasks.waiting import await_until_ready
 from prefect_modeldeploy.traffic.endpoint import Endpoint
 from prefect_modeldeploy.transport import Logger
@@ -129,7 +129,18 @@ class Effects:
         )
 
     async def _observe(self, record: RolloutRecord) -> RolloutRecord:
+        await self._as_set(record)
         return await aobserve_traffic(self._target, record)
+
+    async def _as_set(self, record: RolloutRecord) -> None:
+        """Set the weights again that somebody has changed, maybe while nobody drove the rollout."""
+        if record.stable is None or not self._target.fenced:  # a provider's shares are near the plan's, not at them
+            return
+        wanted, found = _arms(record, canary_weight=record.weight), await current_endpoint(self._target)
+        if found is None or {arm.name: (arm.upstream, arm.weight) for arm in found.arms} != wanted:
+            self.logger.warning("%s: its arms were changed; they are set again", record.endpoint)
+            shadow = shadow_of(record.plan) if record.phase is Phase.SHIFTED else None
+            await aset_arms(self._target, wanted, expected_epoch=record.epoch, shadow=shadow)
 
     async def _ask(self, record: RolloutRecord) -> RolloutRecord:
         gate = gate_of(record)
@@ -156,15 +167,13 @@ class Effects:
         """Make sure that the canary still runs before it gets requests: a person may have thought for days."""
         if record.kind == "roll_back":  # it has just been started
             return
-        found = await aget_deployment(self._target, record.canary)
-        wakes = found.status is DeploymentStatus.SCALED_TO_ZERO  # with the next request
-        if not (found.ready or found.replicas.ready or wakes):
+        if not (await aget_deployment(self._target, record.canary)).answers_at_once:
             await bring_up(self._target, record.canary, record.plan.ready_timeout_seconds)
 
     async def _bake(self, record: RolloutRecord) -> RolloutRecord | None:
         if not record.plan.bake_seconds or record.stable is None:
             return None
-        return await aobserve_traffic(self._target, record)
+        return await self._observe(record)
 
     async def _clear(self, record: RolloutRecord) -> None:
         await aset_arms(self._target, _arms(record, canary_weight=100.0), expected_epoch=record.epoch)
@@ -203,8 +212,10 @@ class Effects:
             return finish(record.model_copy(update={"reason": reason}), Effect.PROMOTE, now())
         if not (record.epoch and record.stable is not None and await self._attached(record)):
             return None
-        if not await self._still_serves(record.stable) and not await self._brought_up(record):
-            return held(record, f"{record.stable} cannot serve, so {record.canary} goes on: {record.reason}")
+        if not await self._still_serves(record.stable):
+            if not await self._brought_up(record):
+                return held(record, f"{record.stable} cannot serve, so {record.canary} goes on: {record.reason}")
+            await self._back_as_it_scales(record, record.stable)
         seconds = record.plan.roll_back_seconds if is_slow_way_back(record) else 0.0
         for weight in _way_back(await aget_traffic(self._target), seconds):
             await self._put_back(record, _arms(record, canary_weight=weight))
@@ -217,33 +228,52 @@ class Effects:
         await aset_arms(self._target, arms, expected_epoch=record.epoch, renew=False)
 
     async def _still_serves(self, stable: str) -> bool:
-        """Whether stable can take all the traffic. It served up to now: no provider that is away is waited for."""
+        """Whether stable can take all the traffic now. It served up to now: no provider that is away is waited for."""
         with anyio.move_on_after(_ASK_SECONDS):
             try:
-                return await self._can_serve(stable)
+                found = await self._found(stable)
             except ProviderError as error:  # it says nothing about stable
                 self.logger.warning("%s", error)
+            else:
+                return found is not None and found.answers_at_once
         self.logger.warning("%s: cannot ask whether %s is ready, so it is taken to be", self._target.endpoint, stable)
         return True
 
-    async def _can_serve(self, deployment_id: str) -> bool:
+    async def _found(self, deployment_id: str) -> Deployment | None:
+        """Asked once, as no task; None if somebody has deleted it."""
         try:
             async with client_of(self._target, deployment_id) as client:
-                found = await client.get(deployment_id)
-        except NotFound:  # somebody has deleted it
-            return False
-        return found.ready or found.status is DeploymentStatus.SCALED_TO_ZERO  # the next request wakes it
+                return await client.get(deployment_id)
+        except NotFound:
+            return None
+
+    async def _can_serve(self, deployment_id: str) -> bool:
+        found = await self._found(deployment_id)
+        return found is not None and found.may_receive_traffic
 
     async def _brought_up(self, record: RolloutRecord) -> bool:
-        """Start stable, while the canary still has its share. False: it does not get ready, and the canary is well."""
+        """Start or wake stable, while the canary still has its share. False: it cannot serve, and the canary can."""
         assert record.stable is not None
+        if not await self._can_serve(record.canary) and await self._can_serve(record.stable):
+            return True  # the first request wakes it: better than what is there now
         self.logger.warning("%s: %s is not ready; it is started before it gets traffic", record.endpoint, record.stable)
         try:
             await bring_up(self._target, record.stable, record.plan.ready_timeout_seconds)
         except (DeploymentFailed, WaitTimeout, NotFound, Conflict, UnsupportedOperation) as error:
             self.logger.error("%s: %s cannot be brought up: %s", record.endpoint, record.stable, error)
-            return not await self._can_serve(record.canary)  # two that cannot serve: then as before the rollout
+            # Two that cannot serve: then as before the rollout.
+            return await self._can_serve(record.stable) or not await self._can_serve(record.canary)
         return True
+
+    async def _back_as_it_scales(self, record: RolloutRecord, stable: str) -> None:
+        """Give stable, which has just been started, the share that its ready replicas can take, until all are ready."""
+        with anyio.move_on_after(_SCALES_UP_SECONDS):
+            while (found := await self._found(stable)) and found.replicas.ready < (found.replicas.desired or 0):
+                has = next(arm.weight for arm in (await aget_traffic(self._target)).arms if arm.name == "canary")
+                ready = 100.0 * found.replicas.ready / (found.replicas.desired or 1)
+                if (left := round(100.0 - ready, 2)) < has:
+                    await self._put_back(record, _arms(record, canary_weight=left))
+                await anyio.sleep(_LOOK_SECONDS)
 
     async def _serves_already(self, record: RolloutRecord) -> bool:
         """Whether a first version was in production before it was to turn back: there is nothing to go to."""
@@ -343,6 +373,9 @@ _TURNED_BACK_SECONDS = 60.0
 
 _ASK_SECONDS = 2.0
 """So long the way back waits for a provider's answer: its control API may be away while the deployments serve well."""
+
+_SCALES_UP_SECONDS = 30.0
+"""So long the canary keeps some requests while the replicas of a stable that was started get ready one by one."""
 
 _WAY_BACK_STEPS = 5
 

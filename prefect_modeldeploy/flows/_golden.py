@@ -7,13 +7,14 @@ from prefect_modeldeploy.errors import InvalidInput, UnsupportedOperation
 from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.flows._native import _holder, promotion_by
 from prefect_modeldeploy.flows._native_effects import NativeEffects
-from prefect_modeldeploy.flows._start import _id_of, _stable_of, begin, current_endpoint, driven, new_record
+from prefect_modeldeploy.flows._start import _id_of, _stable_of, begin, driven, new_record
 from prefect_modeldeploy.rollout import Approval, CanaryPlan, Phase, RolloutRecord
 from prefect_modeldeploy.rollout.judging import fewest_examples
 from prefect_modeldeploy.sources.golden import GoldenSet
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks.golden import aask_golden_set
+from prefect_modeldeploy.tasks.traffic import current_endpoint
 from prefect_modeldeploy.traffic.endpoint import Endpoint
 
 

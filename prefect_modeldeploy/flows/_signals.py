@@ -34,8 +34,6 @@ _LOOK_SECONDS = 0.5
 _ASK_SECONDS = 3.0
 """A look is a request to Prefect's server; traffic has to be back within 5 s of a cancellation."""
 
-_NOT_ILL = frozenset({DeploymentStatus.SCALED_TO_ZERO, DeploymentStatus.UNKNOWN})
-
 
 @dataclass(frozen=True, slots=True)
 class Signal:
@@ -140,7 +138,8 @@ class Signals:
                 else:
                     if canary.status is DeploymentStatus.FAILED:
                         return await self._unwell(f"has failed: {canary.reason}")
-                    if canary.ready or canary.status in _NOT_ILL or not self._has_traffic():
+                    unknown = canary.status is DeploymentStatus.UNKNOWN
+                    if canary.may_receive_traffic or unknown or not self._has_traffic():
                         well_at = time.monotonic()
                     if time.monotonic() - well_at > plan.unready_seconds:
                         return await self._unwell(f"has had no ready replica for {plan.unready_seconds:g} s")

@@ -11,7 +11,6 @@ from prefect.states import Cancelled, Completed
 from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentSpec
 from prefect_modeldeploy.errors import (
     InvalidInput,
-    NotFound,
     RolloutError,
     RolloutInProgress,
     RolloutsHalted,
@@ -27,7 +26,7 @@ from prefect_modeldeploy.target import DeploymentTarget, router_of
 from prefect_modeldeploy.tasks import _audit, _journal, _red_button
 from prefect_modeldeploy.tasks._identity import who_started
 from prefect_modeldeploy.tasks.deployments import aget_deployment
-from prefect_modeldeploy.tasks.traffic import aclaim_endpoint
+from prefect_modeldeploy.tasks.traffic import aclaim_endpoint, current_endpoint
 from prefect_modeldeploy.traffic.endpoint import Endpoint
 from prefect_modeldeploy.traffic.router import SteppedRouter
 
@@ -209,15 +208,6 @@ async def new_record(
         canary_version=version,
         started_at=datetime.now(UTC),
     )
-
-
-async def current_endpoint(target: DeploymentTarget) -> Endpoint | None:
-    """The target's endpoint; None if there is none yet."""
-    async with router_of(target) as (router, name):
-        try:
-            return await router.get_endpoint(name)
-        except NotFound:
-            return None
 
 
 async def _check_shares(target: DeploymentTarget, plan: CanaryPlan) -> None:

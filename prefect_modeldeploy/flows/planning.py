@@ -32,6 +32,7 @@ from prefect_modeldeploy.target import BlockName, DeploymentTarget, client_of, r
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks._sources import source_of
 from prefect_modeldeploy.tasks.observing import HISTORY_SECONDS
+from prefect_modeldeploy.tasks.traffic import current_endpoint
 from prefect_modeldeploy.traffic.windows import EndpointWindow
 
 T = TypeVar("T")
@@ -94,7 +95,7 @@ async def _look(target: DeploymentTarget, candidate: str | DeploymentSpec, plan:
         notes.append(note)
     if plan.promote == "native":
         await refusals.of(_can_promote(target))
-    endpoint = await refusals.of(_start.current_endpoint(target))
+    endpoint = await refusals.of(current_endpoint(target))
     stable = await refusals.of(_start._stable_of(target, endpoint)) if endpoint else None
     if endpoint is None and not refusals:
         refusals.add(InvalidInput("target.endpoint", target.endpoint, "serves nothing yet: use promote_to_production"))

@@ -13,7 +13,6 @@ from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.flows._native import promote_natively, roll_back_natively
 from prefect_modeldeploy.flows._start import (
-    current_endpoint,
     driven_to_its_end,
     final,
     run_name,
@@ -34,6 +33,7 @@ from prefect_modeldeploy.rollout import (
 )
 from prefect_modeldeploy.target import BlockName, DeploymentTarget
 from prefect_modeldeploy.tasks import _journal
+from prefect_modeldeploy.tasks.traffic import current_endpoint
 
 _LOOK_SECONDS = 1.0
 

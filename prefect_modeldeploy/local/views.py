@@ -53,6 +53,7 @@ def deployment_of(keeper: Keeper, gateway_url: str) -> Deployment:
         provider_status=_native_word(keeper),
         reason=record.failure or (None if status is DeploymentStatus.READY else keeper.troubles.reason),
         ready=bool(ready) and record.mode is Mode.RUNNING,
+        answers=status is DeploymentStatus.WAKING,  # held until it is up
         replicas=Replicas(
             ready=len(ready),
             running=sum(replica.record.pid > 0 for replica in keeper.replicas.values()),

@@ -37,6 +37,8 @@ class ServingClient(ABC):
     """Awaited when a deployment's addresses have changed, before the former ones go: a gateway follows by it."""
     rolls_back: ClassVar[Literal["from", "to"]] = "from"
     """Whether `roll_back` takes the deployment that serves now, or (the provider keeps no history) the former one."""
+    fences: ClassVar[bool] = True
+    """Whether its router, if it has one, refuses whoever does not own an endpoint any more."""
 
     @abstractmethod
     async def get(self, deployment_id: str) -> Deployment:

@@ -102,6 +102,15 @@ async def _aclaim_endpoint(target: DeploymentTarget | str) -> Claim:
             return Claim(epoch, await source.cursor())
 
 
+async def current_endpoint(target: DeploymentTarget) -> Endpoint | None:
+    """The target's endpoint; None if there is none yet."""
+    async with router_of(target) as (router, name):
+        try:
+            return await router.get_endpoint(name)
+        except NotFound:
+            return None
+
+
 def shadow_of(plan: CanaryPlan) -> Shadow | None:
     """A plan's shadow, as an endpoint has it."""
     if plan.shadow is None:

@@ -23,7 +23,7 @@ from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.flows._start import take_over
 from prefect_modeldeploy.rollout import Phase, RolloutRecord
 from prefect_modeldeploy.tasks import _journal
-from prefect_modeldeploy.tasks.traffic import aclaim_endpoint
+from prefect_modeldeploy.tasks.traffic import aclaim_endpoint, aset_traffic
 from tests.chaos.accidents import Case
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site
@@ -106,6 +106,24 @@ async def test_a_plan_can_say_that_a_lost_rollout_is_rolled_back(site: Site, tmp
     assert (record.outcome, record.decided_by) == ("rolled_back", "reconcile")
     assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
     assert await reconcile_rollouts([site.target]) == []
+
+
+@pytest.mark.slow
+async def test_weights_that_were_changed_while_nobody_drove_a_rollout_are_set_again(site: Site, tmp_path: Path) -> None:
+    async with await site.load() as answers:
+        await site.history(answers)
+        killed = start(site, tmp_path, "shift:saved", "kill", step_seconds=120.0, deadline_seconds=600.0)
+        await asyncio.to_thread(killed.communicate, timeout=120)
+        split = await site.arms()
+        await aset_traffic(site.target, {"stable": 100, "canary": 0})
+        reconcile = asyncio.ensure_future(reconcile_rollouts([site.target]))
+
+        async def again() -> bool:
+            return await site.arms() == split
+
+        await eventually(again, seconds=60)
+        await orders.order(site.target.endpoint, "abort")
+        await asyncio.wait_for(reconcile, 60)
 
 
 @pytest.mark.slow

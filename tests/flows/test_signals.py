@@ -16,13 +16,22 @@ from prefect.events.clients import get_events_client
 from prefect.exceptions import CancelledRun
 from prefect.states import Cancelling
 
-from prefect_modeldeploy import Approval, JudgePlan, RolloutRecord, canary_rollout, orders, promote_to_production
+from prefect_modeldeploy import (
+    Approval,
+    Autoscaling,
+    JudgePlan,
+    RolloutRecord,
+    canary_rollout,
+    orders,
+    promote_to_production,
+)
 from prefect_modeldeploy.errors import InvalidInput, ProviderError, RolloutError
 from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.local.home import Home
 from prefect_modeldeploy.rollout import Effect, Phase, next_effect
 from prefect_modeldeploy.target import client_of, router_of
 from prefect_modeldeploy.tasks import _journal
+from prefect_modeldeploy.tasks.traffic import aset_arms
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site
 from tests.rollout.test_machine import record as record_of
@@ -132,6 +141,48 @@ async def test_a_stable_that_is_stopped_is_started_before_the_traffic_comes_back
     assert record.outcome == "rolled_back"
     assert await site.arms() == {"stable": (f"{model}-1", 100.0)}
     assert (await site.deployments())[f"{model}-1"] == "READY"
+
+
+async def test_a_stable_that_is_started_gets_its_requests_back_as_its_replicas_get_ready(
+    site: Site, tmp_path: Path
+) -> None:
+    tickets, model = tmp_path / "tickets", site.target.model
+    tickets.mkdir()
+
+    def lay(number: int) -> None:
+        for _ in range(number):
+            (tickets / uuid4().hex).touch()
+
+    spec = site.spec("0", env={"TICKETS": str(tickets)}, autoscaling=Autoscaling(min_replicas=3, max_replicas=3))
+    lay(3)
+    async with client_of(site.target) as client:
+        stable = await client.create(spec.model_copy(update={"source": "tickets:predict"}))
+
+        async def has(replicas: int) -> bool:
+            return (await client.get(stable.id)).replicas.ready == replicas
+
+        await eventually(lambda: has(3), seconds=60)
+        await aset_arms(site.target, {"stable": (stable.id, 100.0)})
+        async with under_way(site) as (running, _):
+            record = await _journal.load(site.target.endpoint)
+            assert record is not None
+            everything = {"stable": (stable.id, 0.0), "canary": (f"{model}-2", 100.0)}
+            await aset_arms(site.target, everything, expected_epoch=record.epoch)
+            await client.stop(stable.id)
+            await eventually(lambda: has(0), seconds=30)
+            await orders.order(site.target.endpoint, "abort")
+            for ready, share in ((1, 33.33), (2, 66.67)):
+                lay(1)
+                await eventually(lambda ready=ready: has(ready), seconds=60)  # type: ignore[misc]
+                await eventually(lambda share=share: _has(site, stable.id, share), seconds=10)  # type: ignore[misc]
+            lay(1)
+            ended = await asyncio.wait_for(running, 60)
+    assert ended.outcome == "rolled_back"
+    assert await site.arms() == {"stable": (stable.id, 100.0)}
+
+
+async def _has(site: Site, stable: str, share: float) -> bool:
+    return (await site.arms())["stable"] == (stable, share)
 
 
 async def test_a_person_answers_at_every_gate(site: Site) -> None:

@@ -12,14 +12,25 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from prefect_modeldeploy import DeploymentTarget, canary_rollout, orders, promote_to_production
-from prefect_modeldeploy.rollout import RolloutRecord
+from prefect_modeldeploy import (
+    Approval,
+    Autoscaling,
+    DeploymentStatus,
+    DeploymentTarget,
+    canary_rollout,
+    orders,
+    promote_to_production,
+)
+from prefect_modeldeploy.errors import InvalidInput, RolloutError
+from prefect_modeldeploy.rollout import Phase, RolloutRecord
 from prefect_modeldeploy.target import client_of
 from prefect_modeldeploy.tasks import _journal
+from prefect_modeldeploy.tasks.traffic import aset_arms
 from tests.conftest import eventually
 from tests.flows import arms_kit
 from tests.flows.arms_kit import Site
 from tests.flows.conftest import QUICK
+from tests.flows.hosted import MAKERS
 from tests.providers import baseten_kit
 from tests.sandbox.kit import running_sandbox
 from tests.traffic.load import load
@@ -100,3 +111,76 @@ async def test_where_stable_was_deleted_by_hand_the_canary_goes_on(site: Site, t
         assert ended.outcome == "held"
         assert f"{record.stable} cannot serve, so {record.canary} goes on" in ended.reason
         assert await site.arms() == before
+
+
+async def test_what_is_degraded_or_updates_and_answers_is_no_reason_to_wait_or_to_turn_back(tmp_path: Path) -> None:
+    """Foundry's DEGRADED: some of its replicas are ready, which is enough for the canary's share, and for stable's."""
+    async with running_sandbox("foundry") as sandbox, arms_kit.site(tmp_path / "node", sandbox) as site:
+        hosted = await MAKERS["foundry"](sandbox, tmp_path)
+        target = hosted.target.model_copy(update={"gateway": site.gateway, "endpoint": "prod"})
+        async with client_of(target) as client:
+            [stable] = await client.find(model=target.model)
+            await aset_arms(target, {"stable": (stable.id, 100.0)})
+            plan = PLAN.model_copy(update={"unready_seconds": 1.0, "ready_timeout_seconds": 20.0})
+            async with load(await site.url(), rate=50, body=b'{"x": 1}') as answers:
+                run = asyncio.create_task(canary_rollout(target, hosted.newer[0], plan))
+                await eventually(lambda: answers.by_arm["canary"] > 10 or run.done(), seconds=60)
+                record = await _journal.load(target.endpoint)
+                assert record is not None
+                await sandbox.control.fate(timeline="start", stage="DEGRADED", outcome="stuck", times=2)
+                for one in (stable.id, record.canary):
+                    await client.stop(one)
+                    await client.start(one)
+                    assert (await client.get(one)).status is DeploymentStatus.DEGRADED
+                seen = answers.by_arm["canary"]
+                await eventually(lambda: answers.by_arm["canary"] > seen + 50 or run.done(), seconds=60)
+                assert not run.done(), "it answers: no reason to turn it back"
+                await orders.order(target.endpoint, "abort", "now")
+                ended = await asyncio.wait_for(run, 15)
+            assert ended.outcome == "rolled_back", ended.reason
+            assert await site.arms() == {"stable": (stable.id, 100.0)}
+
+
+async def test_what_sleeps_is_woken_before_it_gets_requests_there_and_back(site: Site, tmp_path: Path) -> None:
+    """Nobody asks for a prediction: no request wakes anything here."""
+    target = site.target(arms_kit.baseten(site.sandbox), "sandbox-model")
+    sleepy = Autoscaling(min_replicas=0, max_replicas=1, scale_down_delay_seconds=900)
+    stable = baseten_kit.spec_of(baseten_kit.make_truss(tmp_path / "stable"), "v1", autoscaling=sleepy)
+    candidate = baseten_kit.spec_of(baseten_kit.make_truss(tmp_path / "canary"), autoscaling=sleepy)
+    await promote_to_production(target, stable)
+    run = asyncio.create_task(canary_rollout(target, candidate, PLAN, approval=Approval(before=("traffic",))))
+    record = await _at(target, Phase.READY)
+    assert record.stable is not None
+    async with client_of(target) as client:
+
+        async def statuses() -> list[DeploymentStatus]:
+            return [(await client.get(one)).status for one in (record.stable or "", record.canary)]
+
+        await site.sandbox.control.advance(1000)
+        assert await statuses() == [DeploymentStatus.SCALED_TO_ZERO] * 2
+        await eventually(lambda: _promoted(target), seconds=30)
+        await _at(target, Phase.SHIFTED)
+        assert await statuses() == [DeploymentStatus.SCALED_TO_ZERO, DeploymentStatus.READY]
+        await site.sandbox.control.advance(1000)
+        await orders.order(target.endpoint, "abort", "now")
+        ended = await asyncio.wait_for(run, 60)
+        assert ended.outcome == "rolled_back", ended.reason
+        assert (await client.get(record.stable)).status is DeploymentStatus.READY
+
+
+async def _at(target: DeploymentTarget, phase: Phase) -> RolloutRecord:
+    async def there() -> RolloutRecord | None:
+        record = await _journal.load(target.endpoint)
+        return record if record and record.phase is phase else None
+
+    record = await eventually(there, seconds=60)
+    assert isinstance(record, RolloutRecord)
+    return record
+
+
+async def _promoted(target: DeploymentTarget) -> bool:
+    try:
+        await orders.answer(target.endpoint, "promote")
+    except (RolloutError, InvalidInput):  # it does not wait for an answer yet
+        return False
+    return True

@@ -324,10 +324,15 @@ async def call_off(
         source = read_answer(VendorDeployment, await api.deployment(model, deployment), "deployment")
     except NotFound:
         there = [one for one in (env.current_deployment, env.candidate_deployment) if one is not None]
-        if any(source_name(one.name) for one in there):  # it may be a copy of what is gone
+        if any(source_name(one.name) and one.id != former for one in there):  # it may be a copy of what is gone
             raise
         return
     if running(env) and env.candidate_deployment is not None and not is_it(source, env.candidate_deployment):
+        if is_it(source, env.current_deployment):
+            problem = Problem(
+                f"it serves already, and {env.candidate_deployment.id} is being promoted: wait for its end"
+            )
+            raise Conflict(PROVIDER, f"call off the promotion of {model}/{deployment}", problem)
         return
     if await promotions.seen(model, environment, source, _SHOWS_SECONDS) is not None:
         await roll_back(promotions, api, model, environment, former, deadline)

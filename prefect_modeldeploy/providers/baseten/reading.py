@@ -57,6 +57,7 @@ class BasetenReader(ServingClient):
 
     provider: ClassVar[str] = PROVIDER
     rolls_back: ClassVar[Literal["from", "to"]] = "to"
+    fences: ClassVar[bool] = False
     capabilities: ClassVar[frozenset[Capability]] = frozenset(Capability)
 
     def __init__(

@@ -111,7 +111,7 @@ def translate(raw: Any, endpoint_url: str, console_url: str | None = None) -> De
     status = STATUSES.get(vendor.status, DeploymentStatus.UNKNOWN)
     replicas = max(0, vendor.active_replica_count)
     ready = status is DeploymentStatus.READY
-    answers = ready or status is DeploymentStatus.UPDATING  # by what it had before
+    updating = status is DeploymentStatus.UPDATING and replicas > 0  # what it had before answers
     return Deployment(
         provider=PROVIDER,
         id=f"{vendor.model_id}/{vendor.id}",
@@ -124,7 +124,8 @@ def translate(raw: Any, endpoint_url: str, console_url: str | None = None) -> De
         provider_status=vendor.status,
         reason=_REASONS.get(vendor.status),
         ready=ready,
-        replicas=Replicas(ready=replicas if answers else 0, running=replicas),
+        answers=updating or status is DeploymentStatus.WAKING,
+        replicas=Replicas(ready=replicas if ready or updating else 0, running=replicas),
         autoscaling=read_autoscaling(vendor.autoscaling_settings),
         resources=Resources(instance_type=vendor.instance_type_name) if vendor.instance_type_name else None,
         endpoint_url=endpoint_url,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from prefect_modeldeploy.deployments import Deployment, DeploymentStatus, Replicas
+from prefect_modeldeploy.deployments import Deployment, DeploymentStatus
 from prefect_modeldeploy.providers.foundry.config import NAME_MARKER, read_autoscaling, read_resources
 from prefect_modeldeploy.providers.foundry.types import LiveDeployment
 
@@ -58,21 +58,12 @@ def translated(live: LiveDeployment, newest: str | None, *, environment: str | N
         provider_status=live.status.state,
         reason=_reason(live, newest, status),
         ready=status is DeploymentStatus.READY,
-        replicas=_replicas(live, status),
+        answers=may_receive_traffic(live),
         autoscaling=read_autoscaling(live.runtime_configuration),
         resources=read_resources(live.runtime_configuration),
         endpoint_url=f"{api_url}/v2/models/liveDeployments/{live.rid}/transformJson?preview=true",
         raw=live.raw,
     )
-
-
-def _replicas(live: LiveDeployment, status: DeploymentStatus) -> Replicas:
-    """Foundry tells no count; but one at least is ready where requests are answered though not all is well."""
-    not_all = status in (DeploymentStatus.DEGRADED, DeploymentStatus.UPDATING)
-    if not not_all or not may_receive_traffic(live) or at_zero(live):
-        return Replicas()
-    told = read_autoscaling(live.runtime_configuration)
-    return Replicas(ready=1, running=max(1, (told and told.min_replicas) or 1))
 
 
 def _reason(live: LiveDeployment, newest: str | None, status: DeploymentStatus) -> str | None:
