@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -48,6 +49,55 @@ def shared_server() -> Iterator[None]:
             del os.environ[SHARED]
 
 
+class Server:
+    """A server with a database of its own, which is there again when it is started again after it was killed."""
+
+    def __init__(
+        self, home: Path, *options: str, host: str = "127.0.0.1", access_log: Path | None = None, **settings: str
+    ) -> None:
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+            port = probe.getsockname()[1]
+        self.url = f"http://{host}:{port}/api"
+        level = "INFO" if access_log else "ERROR"
+        where = ("--host", host, "--port", str(port), "--log-level", level)
+        self._command = [sys.executable, "-c", _COMMAND, "server", "start", *where, "--analytics-off", *options]
+        paths = {"PREFECT_API_URL": "", "PREFECT_SERVER_UI_API_URL": self.url, "PREFECT_HOME": str(home)}
+        quiet = {"PREFECT_SERVER_LOGGING_LEVEL": level, "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false"}
+        self._environment = {**os.environ, **quiet, **paths, **settings}
+        self._output = access_log or Path(os.devnull)
+
+    def start(self) -> None:
+        """Start it without waiting for it, see `wait_for`."""
+        with self._output.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command, env=self._environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+
+@contextmanager
+def restartable_server(*options: str, **more: Any) -> Iterator[Server]:
+    """Start a server; see `started_server` for the arguments."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
+        server = Server(Path(home), *options, **more)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
 @contextmanager
 def started_server(
     *options: str, host: str = "127.0.0.1", access_log: Path | None = None, **settings: str
@@ -60,34 +110,8 @@ def started_server(
         access_log: File that gets a line per request. None: no such lines.
         settings: Prefect's settings, as environment variables.
     """
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port = probe.getsockname()[1]
-    url = f"http://{host}:{port}/api"
-    paths = {"PREFECT_API_URL": "", "PREFECT_SERVER_UI_API_URL": url}
-    level = "INFO" if access_log else "ERROR"
-    quiet = {"PREFECT_SERVER_LOGGING_LEVEL": level, "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false"}
-    where = ("--host", host, "--port", str(port), "--log-level", level)
-    with (
-        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home,
-        (access_log or Path(os.devnull)).open("ab") as output,
-    ):
-        server = subprocess.Popen(
-            [sys.executable, "-c", _COMMAND, "server", "start", *where, "--analytics-off", *options],
-            env={**os.environ, **quiet, **paths, "PREFECT_HOME": home, **settings},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
-        try:
-            yield url
-        finally:
-            server.terminate()
-            try:
-                server.wait(10)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
+    with restartable_server(*options, host=host, access_log=access_log, **settings) as server:
+        yield server.url
 
 
 def wait_for(url: str) -> None:

@@ -6,7 +6,6 @@ The serving node and the gateway's proxy have tests of their own: tests/flows/te
 import asyncio
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,51 +27,18 @@ from tests.sandbox.kit import sandbox_process
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-class Server:
-    """A Prefect server that can be killed and started again on the same port and database."""
-
-    def __init__(self, home: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
-        self._home = home
-        self.url = f"http://127.0.0.1:{self._port}/api"
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--port", str(self._port), "--no-ui"],
-            env={
-                **os.environ,
-                "PREFECT_HOME": str(self._home),
-                "PREFECT_API_URL": "",
-                "PREFECT_LOGGING_LEVEL": "ERROR",
-            },
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        servers.wait_for(self.url)
-
-    def kill(self) -> None:
-        os.killpg(self._process.pid, 9)
-        self._process.wait()
-
-
 @asynccontextmanager
-async def a_server(home: Path) -> AsyncIterator[Server]:
-    server = Server(home)
-    await asyncio.to_thread(server.start)
-    try:
+async def a_server() -> AsyncIterator[servers.Server]:
+    with servers.restartable_server("--no-ui") as server:
+        await asyncio.to_thread(servers.wait_for, server.url)
         yield server
-    finally:
-        server.kill()
 
 
 async def test_prefects_server_is_killed_and_comes_back(tmp_path: Path) -> None:
     home, never = tmp_path / "node", tmp_path / "struck"
     never.touch()  # the accident of this process has been: nothing else befalls it
     plan = QUICK.model_copy(update={"step_seconds": 4.0})
-    async with a_server(tmp_path / "prefect") as server, local_site(home, 1) as site:
+    async with a_server() as server, local_site(home, 1) as site:
         arguments = {"target": site.target, "candidate": site.spec("2"), "plan": plan}
         case = Case(canary_rollout, arguments, site.target, "end:saved", "kill", never).write(tmp_path / "case")
         async with await site.load(rate=100) as answers:
@@ -86,7 +52,7 @@ async def test_prefects_server_is_killed_and_comes_back(tmp_path: Path) -> None:
             server.kill()
             seen = answers.by_arm["canary"]
             await eventually(lambda: answers.by_arm["canary"] > seen + 100)  # its share stays while nobody is there
-            await asyncio.to_thread(server.start)
+            server.start()
             assert await running.wait() == 0
         assert await site.arms() == {"stable": (f"{site.target.model}-2", 100.0)}
         assert not [failure for failure in answers.failures if failure != "status 500"]

@@ -10,29 +10,29 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 from prefect.events.worker import EventsWorker
-from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from prefect_modeldeploy import DeploymentTarget, LocalServing
 from prefect_modeldeploy.local.autostart import stop_node
 from tests.deployed.kit import call, running
 from tests.flows.conftest import Site
-from tests.prefect_server import started_server, wait_for
+from tests.prefect_server import Server, restartable_server, wait_for
 from tests.readme import block_after
 
 LINES = block_after("Deployments with schedules:", "bash").splitlines()
 
 
 @pytest.fixture(scope="package")
-def prefect_server() -> Iterator[None]:
+def prefect_server() -> Iterator[Server]:
     """A server for these tests only, whose scheduler looks more often than every minute, and not an hour ahead."""
     settings = {"LOOP_SECONDS": "2", "MIN_SCHEDULED_TIME": "PT1M", "MAX_RUNS": "5"}
     brisk = {f"PREFECT_SERVER_SERVICES_SCHEDULER_{name}": value for name, value in settings.items()}
-    with started_server("--no-ui", **brisk) as url:
-        wait_for(url)
+    with restartable_server("--no-ui", **brisk) as server:
+        wait_for(server.url)
         # What Prefect sends in the background goes to the server that it met first, unless it begins anew.
         EventsWorker.drain_all()
-        with temporary_settings({PREFECT_API_URL: url}):
-            yield
+        with temporary_settings({PREFECT_API_URL: server.url}):
+            yield server
         EventsWorker.drain_all()
 
 
@@ -44,11 +44,9 @@ async def home(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Path]:
 
 
 @pytest.fixture(scope="package")
-def environment(home: Path, prefect_server: None) -> dict[str, str]:
+def environment(home: Path, prefect_server: Server) -> dict[str, str]:
     """What the subprocesses see: this package's server and node. They look for runs every second."""
-    url = get_current_settings().api.url
-    assert url
-    here = {"MODELDEPLOY_HOME": str(home), "PREFECT_API_URL": url}
+    here = {"MODELDEPLOY_HOME": str(home), "PREFECT_API_URL": prefect_server.url}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     brisk = {"PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_RUNNER_POLL_FREQUENCY": "1"}
     return {**os.environ, **here, **brisk, "PATH": path, "PREFECT_LOGGING_LEVEL": "WARNING"}

@@ -2,17 +2,21 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
 
-from prefect_modeldeploy import Autoscaling, CanaryPlan, RolloutPreview, cli, plan_rollout
+from prefect_modeldeploy import Autoscaling, CanaryPlan, RolloutPreview, cli, plan_rollout, promote_to_production
+from prefect_modeldeploy.local.autostart import stop_node
 from prefect_modeldeploy.rollout import Actor, RolloutRecord
 from prefect_modeldeploy.target import client_of
 from prefect_modeldeploy.tasks import _journal
+from tests.flows import arms_kit
 from tests.flows.conftest import QUICK, Site
+from tests.flows.hosted import MAKERS, hosted
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -147,3 +151,25 @@ def _exit_code(command: list[str]) -> object:
     with pytest.raises(SystemExit) as end:
         cli.app(command)
     return end.value.code
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("provider", sorted(MAKERS))
+async def test_a_provider_is_only_asked(provider: str, tmp_path: Path) -> None:
+    """By what really reached it, with our gateway in front of it and without."""
+    home = tmp_path / "node"
+    async with hosted(provider, tmp_path) as there, arms_kit.gateway_at(home) as (gateway, node):
+        try:
+            [first] = await there.production()
+            target = there.target.model_copy(update={"gateway": gateway})
+            await promote_to_production(target, first.id)
+            before = await node.get_endpoint(target.endpoint)
+            await there.control.forget_requests()
+            preview = await plan_rollout(target, there.candidate, QUICK)
+            await plan_rollout(there.target, there.candidate, QUICK)
+            assert {request.method for request in await there.control.requests()} == {"GET"}
+            assert await node.get_endpoint(target.endpoint) == before
+        finally:
+            await stop_node(home)
+    assert (preview.begins, preview.stable) == (True, first.id), preview.refusals
+    assert ("at the start", "create", there.candidate.name) in {(c.when, c.what, c.deployment) for c in preview.changes}

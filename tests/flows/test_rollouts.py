@@ -101,6 +101,24 @@ async def test_a_version_that_cannot_load_never_gets_a_request(site: Site) -> No
 
 
 @pytest.mark.slow
+async def test_a_version_that_is_not_ready_in_time_never_gets_a_request_and_is_let_go_of(site: Site) -> None:
+    """It loads for ever: nothing says that it has failed."""
+    candidate = site.spec("2").model_copy(update={"source": "takes_for_ever:predict"})
+    plan = QUICK.model_copy(update={"ready_timeout_seconds": 2.0})
+    async with await site.load(rate=50) as answers:
+        await site.history(answers, 50)
+        record = await canary_rollout(site.target, candidate, plan)
+        seen = answers.count
+        await eventually(lambda: answers.count > seen + 50)
+    assert (record.outcome, record.decided_by) == ("rolled_back", "error")
+    assert f"after 2 s still {{'{candidate.name}': 'STARTING'}}" in record.reason
+    assert set(answers.by_arm) == {"stable"}
+    assert set(answers.failures) <= {"status 500"}, "the models' own"
+    assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
+    await eventually(lambda: _is_gone(site, candidate.name))
+
+
+@pytest.mark.slow
 async def test_without_traffic_there_is_no_verdict_and_the_plan_says_what_then(site: Site) -> None:
     plan = QUICK.model_copy(update={"deadline_seconds": 3.0})
     record = await canary_rollout(site.target, site.spec("2"), plan)

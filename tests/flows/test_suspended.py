@@ -1,15 +1,18 @@
 """A run that is suspended until a person answers has no process: whoever stops it is heard all the same."""
 
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.states import Cancelling, Failed
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelling
 
 from prefect_modeldeploy import orders, reconcile_rollouts
 from prefect_modeldeploy.errors import RolloutError
-from prefect_modeldeploy.rollout import Approval, Phase
+from prefect_modeldeploy.rollout import Approval, Phase, RolloutRecord
 from prefect_modeldeploy.tasks import _journal
 from tests.chaos.fault_points import serving
 from tests.conftest import eventually
@@ -18,27 +21,33 @@ from tests.flows.conftest import QUICK, Site
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(300)]
 
 
-async def suspended(site: Site) -> UUID:
+async def suspended(site: Site, **approval: Any) -> UUID:
     """A flow run that has been suspended before any traffic moves."""
     await site.target.save(site.target.model, overwrite=True)
     parameters = {
         "target": site.target.model,
         "candidate": site.spec("2").model_dump(mode="json"),
         "plan": QUICK.model_dump(mode="json"),
-        "approval": Approval(before=("traffic",)).model_dump(mode="json"),
+        "approval": Approval(before=("traffic",), **approval).model_dump(mode="json"),
     }
     async with get_client() as client:
         deployment = await client.read_deployment_by_name("canary-rollout/served")
         run = await client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
 
         async def is_suspended() -> bool:
-            state = (await client.read_flow_run(run.id)).state
-            assert state is not None
+            state = await state_of(run.id)
             assert not state.is_final(), state
             return state.name == "Suspended"
 
         await eventually(is_suspended, seconds=120)
     return run.id
+
+
+async def state_of(run: UUID) -> State:
+    async with get_client() as client:
+        state = (await client.read_flow_run(run)).state
+    assert state is not None
+    return state
 
 
 async def nothing_is_left(site: Site) -> bool:
@@ -57,16 +66,11 @@ async def test_once_it_is_answered_it_is_its_own_worker_that_takes_it_up(site: S
         run = await suspended(site)
     await orders.answer(site.target.endpoint, "promote")  # nobody is there to start it again
     assert await reconcile_rollouts([site.target]) == []
-    async with get_client() as client:
-        state = (await client.read_flow_run(run)).state
-        assert state is not None
-        assert state.is_scheduled()
-        with pytest.raises(RolloutError, match="about to start again"):
-            await orders.order(site.target.endpoint, "promote-fully")
-        await orders.order(site.target.endpoint, "abort", "it was the wrong version")  # no process would hear an event
-        state = (await client.read_flow_run(run)).state
-        assert state is not None
-        assert state.is_cancelled()
+    assert (await state_of(run)).is_scheduled()
+    with pytest.raises(RolloutError, match="about to start again"):
+        await orders.order(site.target.endpoint, "promote-fully")
+    await orders.order(site.target.endpoint, "abort", "it was the wrong version")  # no process would hear an event
+    assert (await state_of(run)).is_cancelled()
     [record] = await reconcile_rollouts([site.target])
     assert (record.outcome, record.decided_by) == ("rolled_back", "cancellation")
     assert await nothing_is_left(site)
@@ -91,13 +95,48 @@ async def test_an_abort_and_a_cancellation_reach_it(site: Site, tmp_path: Path) 
         assert await nothing_is_left(site)
 
 
-async def test_silence_is_the_answer_when_prefect_has_failed_the_run_for_it(site: Site, tmp_path: Path) -> None:
-    """Some seconds after the time of a suspended run is over, Prefect's server ends it as failed."""
-    async with serving(tmp_path):
-        run = await suspended(site)
+async def is_over(run: UUID) -> bool:
+    """Whether nobody can answer any more: the time of the pause is over, by the clock alone."""
+    until = (await state_of(run)).state_details.pause_timeout
+    return until is None or until <= datetime.now(UTC)
+
+
+async def has_failed(run: UUID) -> bool:
+    """Whether Prefect's server has noticed, and has ended the run: its service looks every few seconds."""
+    return (await state_of(run)).is_failed()
+
+
+async def nobody_was_asked_again(record: RolloutRecord) -> bool:
+    """Whether the run that took the rollout up has never waited for a person."""
+    assert record.driver is not None
     async with get_client() as client:
-        await client.set_flow_run_state(run, Failed(message="The flow was paused and never resumed."), force=True)
+        states = await client.read_flow_run_states(UUID(record.driver.flow_run))
+    return not any(state.is_paused() for state in states)
+
+
+async def test_silence_is_the_answer_once_prefect_has_failed_the_run_for_it(site: Site, tmp_path: Path) -> None:
+    async with serving(tmp_path):
+        run = await suspended(site, timeout_seconds=5)
+    await eventually(lambda: has_failed(run), seconds=60, every=0.2)
+    assert (await state_of(run)).message == "The flow was paused and never resumed."
     [record] = await reconcile_rollouts([site.target])
     assert (record.outcome, record.decided_by) == ("rolled_back", "approval"), record.reason
     assert "nobody answered in time" in record.reason
+    assert await nobody_was_asked_again(record)
     assert await nothing_is_left(site)
+
+
+async def test_silence_can_mean_yes_and_counts_as_soon_as_the_time_is_over(site: Site, tmp_path: Path) -> None:
+    async with serving(tmp_path):
+        run = await suspended(site, timeout_seconds=5, on_timeout="promote")
+    async with await site.load() as answers:
+        await site.history(answers)
+        await eventually(lambda: is_over(run), seconds=60)
+        [record] = await reconcile_rollouts([site.target])
+    assert record.outcome == "promoted", record.reason
+    assert record.answer is not None
+    answer = record.answer
+    assert (answer.gate, answer.who.name, answer.decision) == ("traffic", "nobody", "promote")
+    assert await nobody_was_asked_again(record)
+    assert await site.arms() == {"stable": (f"{site.target.model}-2", 100.0)}
+    assert set(answers.failures) <= {"status 500"}, "the models' own"

@@ -1,0 +1,128 @@
+"""What stops a rollout stops it too while it waits for a person, with the traffic split: stable has all of it again."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.settings import get_current_settings
+from prefect.states import Cancelling
+
+from prefect_modeldeploy import JudgePlan, canary_rollout
+from prefect_modeldeploy.rollout import Approval, Phase, RolloutRecord
+from prefect_modeldeploy.tasks import _journal
+from tests.chaos.accidents import Case
+from tests.chaos.fault_points import serving
+from tests.conftest import eventually
+from tests.flows.conftest import MODELS, QUICK, Site
+from tests.traffic.load import Answers
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(300)]
+
+ASKS = Approval(before=("step",), timeout_seconds=240, on_timeout="promote")
+"""Whoever is not heard is found out: silence would promote."""
+
+PLAN = QUICK.model_copy(update={"step_seconds": 0.3})
+
+
+@asynccontextmanager
+async def under_load(site: Site) -> AsyncIterator[Answers]:
+    async with await site.load(rate=100) as answers:
+        await site.history(answers, 100)
+        yield answers
+
+
+async def waits_for_a_person(site: Site) -> bool:
+    """Whether the flow run is paused, while the canary has its share."""
+    record = await _journal.load(site.target.endpoint)
+    if record is None or record.driver is None or not record.weight:
+        return False
+    async with get_client() as client:
+        state = (await client.read_flow_run(UUID(record.driver.flow_run))).state
+    return state is not None and state.is_paused()
+
+
+async def turned_back(site: Site, by: str) -> RolloutRecord:
+    """The record of a rollout that has left nothing behind."""
+    record = await _journal.load(site.target.endpoint)
+    assert record is not None
+    assert (record.phase, record.outcome, record.decided_by) == (Phase.ENDED, "rolled_back", by), record.reason
+    assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
+    assert f"{site.target.model}-2" not in await site.deployments()
+    return record
+
+
+async def test_sigterm_of_its_process(site: Site, tmp_path: Path) -> None:
+    never = tmp_path / "struck"
+    never.touch()  # nothing befalls it but what this test does
+    arguments = {"target": site.target, "candidate": site.spec("2"), "plan": PLAN, "approval": ASKS}
+    case = Case(canary_rollout, arguments, site.target, "end:saved", "kill", never).write(tmp_path / "case")
+    async with under_load(site) as answers:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.chaos.victim", str(case)),
+            env={**os.environ, "PREFECT_API_URL": get_current_settings().api.url or ""},
+        )
+        try:
+            await eventually(lambda: waits_for_a_person(site), seconds=120)
+            process.terminate()
+            assert await asyncio.wait_for(process.wait(), 60) != 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+        record = await turned_back(site, "cancellation")
+    assert record.answer is None
+    assert set(answers.failures) <= {"status 500"}, "the models' own"
+
+
+async def test_a_cancellation_in_the_ui_under_a_runner(site: Site, tmp_path: Path) -> None:
+    await site.target.save(site.target.model)
+    parameters = {
+        "target": site.target.model,
+        "candidate": site.spec("2").model_dump(mode="json"),
+        "plan": PLAN.model_dump(mode="json"),
+        "approval": ASKS.model_dump(mode="json"),
+    }
+    async with serving(tmp_path), under_load(site) as answers, get_client() as client:
+        deployment = await client.read_deployment_by_name("canary-rollout/served")
+        run = await client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
+
+        async def has_ended() -> bool:
+            state = (await client.read_flow_run(run.id)).state
+            return state is not None and state.is_final()
+
+        await eventually(lambda: waits_for_a_person(site), seconds=120)
+        await client.set_flow_run_state(run.id, Cancelling())
+        await eventually(has_ended, seconds=60, every=0.2)
+        state = (await client.read_flow_run(run.id)).state
+        assert state is not None
+        assert state.is_cancelled(), state
+        record = await turned_back(site, "cancellation")
+    assert (record.answer, "was cancelled" in record.reason) == (None, True), record.reason
+    assert set(answers.failures) <= {"status 500"}, "the models' own"
+
+
+async def test_a_canary_whose_process_dies_and_cannot_come_back(site: Site, tmp_path: Path) -> None:
+    """Its files are gone as well. No judge is as quick to see it: the failures alone would be tolerated."""
+    source = tmp_path / "lost.py"
+    source.write_text(
+        "import os, pathlib\n"
+        "from versions import as_good as predict\n"
+        "pathlib.Path(__file__).with_name('pid').write_text(str(os.getpid()))\n"
+    )
+    there = {"source": "lost:predict", "options": {"python_path": [str(tmp_path), str(MODELS)]}}
+    candidate = site.spec("2").model_copy(update=there)
+    plan = PLAN.model_copy(update={"judge": JudgePlan(margin=0.99, latency=False), "unready_seconds": 2.0})
+    async with under_load(site):
+        running = asyncio.ensure_future(canary_rollout(site.target, candidate, plan, approval=ASKS))
+        await eventually(lambda: waits_for_a_person(site), seconds=120)
+        source.unlink()
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+        record = await asyncio.wait_for(running, 60)
+    assert record.answer is None
+    assert (await turned_back(site, "health check")).id == record.id
