@@ -76,10 +76,10 @@ class Site:
         async with client_of(self.target) as client:
             return {d.id: d.status.value for d in await client.find()}
 
-    async def load(self, rate: float = 300) -> AbstractAsyncContextManager[Answers]:
+    async def load(self, rate: float = 300, *, try_again: bool = False) -> AbstractAsyncContextManager[Answers]:
         async with router_of(self.target) as (router, name):
             url = await router.url(name)
-        return load(f"{url}/predict", rate=rate, body=b"[1.0]")
+        return load(f"{url}/predict", rate=rate, body=b"[1.0]", try_again=try_again)
 
     async def history(self, answers: Answers, requests: int = 300) -> None:
         """Let the stable version serve for a while."""

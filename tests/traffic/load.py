@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+CONNECTIONS = 8
+"""Of the clients together: so many requests can be in flight."""
+
 
 @dataclass
 class Answers:
@@ -17,6 +20,8 @@ class Answers:
     failures: list[str] = field(default_factory=list)
     of_models: int = 0
     """Failures that are a 500 of a model itself: the proxy names the arm in what comes from one, not in its own."""
+    refused: int = 0
+    """Connections that nobody took, by clients that try again: nothing was sent, so no request is lost."""
 
     @property
     def count(self) -> int:
@@ -25,12 +30,22 @@ class Answers:
 
 @asynccontextmanager
 async def load(
-    url: str, *, rate: float, connections: int = 8, body: bytes = b"", authorization: str | None = None
+    url: str,
+    *,
+    rate: float,
+    connections: int = CONNECTIONS,
+    body: bytes = b"",
+    authorization: str | None = None,
+    try_again: bool = False,
 ) -> AsyncIterator[Answers]:
-    """Send `rate` requests a second for as long as the block runs: POST with a JSON body, GET without."""
+    """Send `rate` requests a second for as long as the block runs: POST with a JSON body, GET without.
+
+    Clients that `try_again` do so when their connection is refused; it is no failure then.
+    """
     answers, stop = Answers(), asyncio.Event()
     request = _request(url, body, authorization)
-    clients = [asyncio.create_task(_client(request, connections / rate, answers, stop)) for _ in range(connections)]
+    interval = connections / rate
+    clients = [asyncio.create_task(_client(request, interval, answers, stop, try_again)) for _ in range(connections)]
     try:
         yield answers
     finally:
@@ -56,7 +71,7 @@ def _request(url: str, body: bytes, authorization: str | None) -> Request:
     return Request(parts.hostname, parts.port, head.encode() + body)
 
 
-async def _client(request: Request, interval: float, answers: Answers, stop: asyncio.Event) -> None:
+async def _client(request: Request, interval: float, answers: Answers, stop: asyncio.Event, try_again: bool) -> None:
     loop = asyncio.get_running_loop()
     due, streams = loop.time(), None
     while not stop.is_set():
@@ -73,7 +88,10 @@ async def _client(request: Request, interval: float, answers: Answers, stop: asy
                 streams[1].close()
                 streams = None
         except (OSError, asyncio.IncompleteReadError) as error:
-            answers.failures.append(repr(error))
+            if try_again and isinstance(error, ConnectionRefusedError):
+                answers.refused += 1
+            else:
+                answers.failures.append(repr(error))
             streams = None
         due += interval
         await asyncio.sleep(due - loop.time())

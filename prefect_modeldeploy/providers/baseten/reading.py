@@ -4,10 +4,10 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar, Literal, Self
 
-import anyio
 from pydantic import SecretStr
 
 from prefect_modeldeploy.deployments import Capability, Deployment
@@ -24,6 +24,7 @@ from prefect_modeldeploy.providers.baseten.requests import LogQuery, MetricQuery
 from prefect_modeldeploy.providers.baseten.rolling import RollingPromotion
 from prefect_modeldeploy.providers.baseten.waiting import waiting
 from prefect_modeldeploy.providers.baseten.words import PROVIDER, console_url, read_error, split_id, translate
+from prefect_modeldeploy.providers.together import all_of
 from prefect_modeldeploy.traffic.router import TrafficRouter
 from prefect_modeldeploy.transport import Logger, RetryPolicy, SecretHeader, Transport
 
@@ -109,17 +110,8 @@ class BasetenReader(ServingClient):
     async def find(self, *, model: str | None = None) -> list[Deployment]:
         """Return the deployments of one model (name or id), or of all; none when there is no such model."""
         ids = await self._model_ids(model) if model else [one.id for one in await self.management.models()]
-        found: dict[str, list[Deployment]] = {}
-        room = anyio.CapacityLimiter(_AT_ONCE)
-
-        async def read(model_id: str) -> None:
-            async with room:
-                found[model_id] = await self._of_model(model_id)
-
-        async with anyio.create_task_group() as group:
-            for model_id in ids:
-                group.start_soon(read, model_id)
-        return [one for model_id in ids for one in found[model_id]]
+        found = await all_of([partial(self._of_model, model_id) for model_id in ids], _AT_ONCE)
+        return [one for of_model in found for one in of_model]
 
     async def wait(
         self,

@@ -3,7 +3,8 @@
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Collection, Mapping
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,6 +35,7 @@ from prefect_modeldeploy.providers.fiddler.wire import (
     ModelDeployment,
     checked_directory,
 )
+from prefect_modeldeploy.providers.together import all_of
 
 AT_ONCE = 8
 """Requests in flight for one `find`; the vendor allows 30 reads a second."""
@@ -100,12 +102,12 @@ class FiddlerClient(ServingClient):
         if model is not None and self.api.generation == "v3" and is_uuid(model):
             return await self.look([model])
         versions = await self.api.models(model)
-        found = await _all_of([lambda one=one: self._look_if_there(one) for one in versions])  # type: ignore[misc]
+        found = await all_of([partial(self._look_if_there, one) for one in versions], AT_ONCE)
         return promotion.without_older_claims([one for one in found if one is not None])
 
     async def look(self, deployment_ids: Collection[str], *, model: str | None = None) -> list[Deployment]:
         """Return those of these deployments that there are: two or three reads each, and none for other versions."""
-        found = await _all_of([lambda id=id: self._look_if_there(Model(id=id)) for id in deployment_ids])  # type: ignore[misc]
+        found = await all_of([partial(self._look_if_there, Model(id=id)) for id in deployment_ids], AT_ONCE)
         return [deployment for deployment in found if deployment is not None]
 
     async def _look_if_there(self, model: Model) -> Deployment | None:
@@ -373,20 +375,6 @@ class FiddlerClient(ServingClient):
                 reason = f"it is not ready after {self.job_timeout_seconds:g} s: look at its job, or raise "
                 raise DeploymentFailed(id, reason + "job_timeout_seconds on the block") from error
         return deployment
-
-
-async def _all_of(looks: list[Callable[[], Coroutine[Any, Any, Deployment | None]]]) -> list[Deployment | None]:
-    limit = anyio.CapacityLimiter(AT_ONCE)
-    found: list[Deployment | None] = [None] * len(looks)
-
-    async def one(index: int) -> None:
-        async with limit:
-            found[index] = await looks[index]()
-
-    async with anyio.create_task_group() as group:
-        for index in range(len(looks)):
-            group.start_soon(one, index)
-    return found
 
 
 def _unpack(content: bytes, directory: Path) -> None:

@@ -5,6 +5,7 @@ Source: "READY says nothing about pod status" (Scale staff, scaleapi/llm-engine 
 
 import time
 from collections.abc import Collection
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import anyio
@@ -12,6 +13,7 @@ import anyio
 from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentStatus
 from prefect_modeldeploy.errors import NotFound, ProviderError, ProviderUnavailable, RateLimited
 from prefect_modeldeploy.providers.base import ServingClient
+from prefect_modeldeploy.providers.together import all_of
 
 if TYPE_CHECKING:
     from prefect_modeldeploy.providers.scale.client import ScaleClient
@@ -48,13 +50,7 @@ class Patience(ServingClient):
         for late in set(self._ids) - self._listed:
             if time.monotonic() < self._late_until:
                 found[late] = _not_listed_yet(late)
-        async with anyio.create_task_group() as asking:
-            for one in list(found.values()):
-                asking.start_soon(self._ask, one, found)
-        return list(found.values())
-
-    async def _ask(self, deployment: Deployment, found: dict[str, Deployment]) -> None:
-        found[deployment.id] = await self._asked(deployment)
+        return await all_of([partial(self._asked, one) for one in found.values()])
 
     async def _asked(self, deployment: Deployment) -> Deployment:
         if deployment.status is not DeploymentStatus.READY:
