@@ -16,7 +16,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import get_current_settings
 
-from prefect_modeldeploy import DeploymentTarget, LocalServing, canary_rollout, reconcile_rollouts, roll_back
+from prefect_modeldeploy import DeploymentTarget, LocalServing, canary_rollout, orders, reconcile_rollouts, roll_back
 from prefect_modeldeploy.errors import StaleEpoch
 from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.flows._start import take_over
