@@ -117,12 +117,13 @@ def started_server(
 def wait_for(url: str) -> None:
     """Return when the server answers; fail the tests that need it when it does not in time."""
     deadline = time.monotonic() + _START_SECONDS
-    while True:
-        try:
-            httpx.get(f"{url}/health", trust_env=False).raise_for_status()
-        except httpx.HTTPError as error:
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"the Prefect server of this session does not answer at {url}") from error
-            time.sleep(0.1)
-        else:
-            return
+    with httpx.Client(trust_env=False) as client:  # one: to make it takes longer than to ask
+        while True:
+            try:
+                client.get(f"{url}/health").raise_for_status()
+            except httpx.HTTPError as error:
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"the Prefect server of this session does not answer at {url}") from error
+                time.sleep(0.1)
+            else:
+                return

@@ -1,6 +1,8 @@
 """The fault-point harness: an accident at every point of every flow, then what mends it, then a look from outside.
 
 `python -m tests.chaos.fault_points` tries all of them and prints a table; tests/chaos/test_fault_points.py a sample.
+It is bound by CPU: the environment of its lanes spares what no look depends on (frugal.py), and all processes that have
+accidents, those under a runner too (warm.py), are forked from one that has imported everything.
 """
 
 import argparse
@@ -31,7 +33,7 @@ from prefect_modeldeploy import DeploymentTarget, orders
 from prefect_modeldeploy.local.autostart import stop_node
 from prefect_modeldeploy.rollout import Phase
 from prefect_modeldeploy.tasks import _journal
-from tests.chaos import accidents, served
+from tests.chaos import accidents, frugal, served
 from tests.chaos.accidents import CALLS, HOWS, WHENS, Case
 from tests.chaos.expected import ROLLED_BACK, TOLD
 from tests.chaos.processes import PATIENCE_SECONDS, alone
@@ -218,9 +220,12 @@ async def try_points(home: Path, chosen: Sequence[Point], journal: Path | None =
     Each is added to the journal, one JSON object a line.
     """
     trials: list[Trial] = []
+    parent = os.getppid()
     async with AsyncExitStack() as stack:
         stack.push_async_callback(stop_node, home)
         for number, (story, point, how) in enumerate(chosen):
+            if os.getppid() != parent:
+                break  # who asked for it was killed, and the server may be too
             if how == "ui cancel" and not any(trial.how == how for trial in trials):
                 await stack.enter_async_context(serving(home))
             try:
@@ -252,7 +257,11 @@ def main() -> None:
     before = {each.where: each for each in _read(asked.journal) if each.where in chosen and each.is_well}
     left = sorted((where for where in chosen if where not in before), key=lambda where: where[2])  # as slow, each share
     shares = [left[number :: asked.jobs] for number in range(min(asked.jobs, len(left)))]
-    with ProcessPoolExecutor(asked.jobs, multiprocessing.get_context("spawn")) as lanes:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        ProcessPoolExecutor(asked.jobs, multiprocessing.get_context("spawn")) as lanes,
+    ):
+        os.environ.update(frugal.environment(Path(directory)))  # before any lane starts
         now = itertools.chain.from_iterable(lanes.map(partial(_lane, asked.journal), shares))
         trials = [*before.values(), *now]
     sys.exit(0 if show(trials) and len(trials) == len(chosen) else 1)

@@ -15,9 +15,20 @@ from tests.conftest import eventually
 
 PATIENCE_SECONDS = 180.0
 
-# One that has imported everything is forked for each accident; starting anew takes seconds.
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["tests.chaos.stories", "prefect.testing.utilities", "matplotlib.figure"])
+PROCESSES = multiprocessing.get_context("forkserver")
+"""One that has imported everything is forked for each accident; starting anew takes seconds."""
+PROCESSES.set_forkserver_preload(
+    [
+        "tests.chaos.stories",
+        # what is imported only when a flow runs, or draws
+        "anyio._backends._asyncio",
+        "matplotlib.backends.backend_svg",
+        "matplotlib.figure",
+        "prefect.task_engine",
+        "prefect.testing.utilities",
+        "prefect.utilities.visualization",
+    ]
+)
 
 
 async def alone(home: Path, case: Case, meanwhile: Callable[[], Awaitable[None]] | None = None) -> str:
@@ -29,7 +40,7 @@ async def alone(home: Path, case: Case, meanwhile: Callable[[], Awaitable[None]]
         meanwhile: What happens while it is stopped, before it wakes up. None: it is not.
     """
     path, said = case.write(home / "case"), home / "said"
-    process = _PROCESSES.Process(target=victim.run, args=(str(path), get_current_settings().api.url, str(said)))
+    process = PROCESSES.Process(target=victim.run, args=(str(path), get_current_settings().api.url, str(said)))
     process.start()
     try:
         if meanwhile is not None:

@@ -1,7 +1,7 @@
 """The flows under a runner of Prefect, which hears of a cancellation in the UI.
 
 Each flow run is a process of its own, which loads its flow from this file and so has the accident of the case that the
-environment variable names then; none if there is no such file.
+environment variable names then; none if there is no such file. It is forked, and has this file as `__mp_main__` first.
 """
 
 import os
@@ -22,6 +22,7 @@ from prefect_modeldeploy import (
     scale_to_zero,
     wake_up,
 )
+from tests.chaos import warm
 from tests.chaos.accidents import Case, arm
 from tests.chaos.stories import hand_over
 
@@ -37,6 +38,7 @@ FLOWS = (
 )
 
 if __name__ == "__main__":
+    warm.install()
     serve(*(RunnerDeployment.from_entrypoint(f"{__file__}:{flow.fn.__name__}", name="served") for flow in FLOWS))
-elif "CHAOS_CASE" in os.environ and (case := Path(os.environ["CHAOS_CASE"])).exists():
+elif __name__ != "__mp_main__" and "CHAOS_CASE" in os.environ and (case := Path(os.environ["CHAOS_CASE"])).exists():
     arm(Case.read(str(case)))

@@ -52,7 +52,7 @@ async def _watch(target: DeploymentTarget, seen: Seen) -> None:
                 if abs(sum(weights.values()) - 100) > 1e-6:
                     seen.add(f"the weights were {weights}")
                 if weights != last or seen.looks % _READY_EVERY == 0:
-                    for id in await _unready(router, name, client, target.model):
+                    for id in await _unready(weights, router, name, client, target.model):
                         seen.add(f"{id} got traffic while it was not ready")
                 last = weights
                 seen.looks += 1
@@ -63,9 +63,10 @@ def _weights(endpoint: Endpoint) -> dict[str, float]:
     return {arm.upstream: arm.weight for arm in endpoint.arms}
 
 
-async def _unready(router: TrafficRouter, name: str, client: ServingClient, model: str) -> set[str]:
+async def _unready(
+    before: dict[str, float], router: TrafficRouter, name: str, client: ServingClient, model: str
+) -> set[str]:
     """Who had traffic before and after it was asked who is ready, and was not."""
-    before = _weights(await router.get_endpoint(name))
     ready = {deployment.id for deployment in await client.find(model=model) if deployment.ready}
     after = _weights(await router.get_endpoint(name))
     return {id for id in before if before[id] > 0 and after.get(id, 0.0) > 0} - ready
