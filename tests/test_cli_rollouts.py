@@ -224,7 +224,7 @@ waiting, scheduled = partial(begun, waits), partial(begun, Scheduled)
         (let_go, ["order", "*", "abort"], 1, "has no run now that could hear"),
         (deleted_run, ["order", "*", "abort"], 1, "has no run now that could hear"),
         (scheduled, ["order", "*", "skip"], 1, "about to start again"),
-        (unreadable, ["rollout", "*"], 1, "holds no record that can be read; delete it"),
+        (unreadable, ["rollout", "*"], 1, "holds no record that can be read (all of it: Invalid JSON"),
         (waiting, ["approve", "*", "--decision", "ship-it"], 2, '"ship-it" for --decision. Choose from: "promote"'),
         (waiting, ["approve"], 2, "--endpoint requires an argument"),
         (begun, ["order", "*", "faster"], 2, '"faster" for WHAT. Choose from: "abort"'),

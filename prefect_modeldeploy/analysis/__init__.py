@@ -1,6 +1,7 @@
 """The decision engine: windows of counts in, `promote`, `roll_back` or `continue` out. Pure: no I/O, no clock.
 
     judge.py        Judge, Verdict            settings.py    JudgeSettings
+    rules.py        what must stay the same while evidence is gathered
     metrics.py      what is compared          planner.py     how long a step must last
     evalue.py       one block's e-value       portfolio.py   many bets, one e-process
     comparison.py   yes/no outcomes           latency.py     histograms

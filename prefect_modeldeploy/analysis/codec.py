@@ -74,6 +74,11 @@ class Reader:
         """True when nothing is left."""
         return self._at == len(self._bytes)
 
+    def end(self) -> None:
+        """Nothing more is expected; what is left over raises ValueError."""
+        if not self.done:
+            raise ValueError("the state is longer than this version reads")
+
     def _take(self, n: int) -> bytes:
         taken = self._bytes[self._at : self._at + n]
         if len(taken) < n:

@@ -205,7 +205,8 @@ class Judge:
     def restore(cls, settings: JudgeSettings, state: Mapping[str, Any]) -> Self:
         """Go on where a judge with the same settings stood.
 
-        The history may be left out of the settings: the state has kept what it taught.
+        The history may be left out of the settings: the state has kept what it taught. A rule that is new in this
+        version is taken for the same as long as it has its default; see `rules.py`.
 
         Raises:
             InvalidInput: The state is of another schema, of other settings, or damaged.
@@ -226,6 +227,7 @@ class Judge:
             judge._split.read(reader)
             for entry in judge._entries.values():
                 entry.read(reader)
+            reader.end()
             judge._memory = Memory(state["ids"])
         except (KeyError, ValueError, TypeError) as error:
             raise InvalidInput("state", type(error).__name__, f"the saved state is damaged ({error})") from error

@@ -1,12 +1,15 @@
 """What a judge is told before the first window. Nothing of it changes during a rollout."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from prefect_modeldeploy.analysis import rules
 from prefect_modeldeploy.analysis.metrics import DEFAULT_METRICS, Metric
 from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.measurements import Arm
+
+_NO_RULES = ("history", "canary_share", "in_flight_seconds", "min_requests", "max_seconds", "metrics")
+"""What tells of the measurements, or is asked of the verdict alone; and the metrics, which have rules of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +77,6 @@ class JudgeSettings:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the rules that evidence depends on: it must not be continued under others."""
-        rules = (self.alpha, self.beta, self.margin, self.split_tolerance, self.in_flight_seconds, tuple(self.metrics))
-        return hashlib.sha256(repr(rules).encode()).hexdigest()[:12]
+        """Changes with the rules that evidence depends on: it must not be continued under others. See `rules.py`."""
+        own = rules.given(self, but=_NO_RULES)
+        return rules.fingerprint([own, *(rules.given(metric) for metric in self.metrics)])

@@ -1,6 +1,5 @@
 """A judge that goes by threshold rules. Same manners as `Judge`: windows in, verdicts out, state in between."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -8,6 +7,7 @@ from prefect_modeldeploy.analysis.codec import Reader, Writer
 from prefect_modeldeploy.analysis.expressions import Condition, Value
 from prefect_modeldeploy.analysis.gathered import facts_about, read_arm, slim, write_arm
 from prefect_modeldeploy.analysis.memory import Memory
+from prefect_modeldeploy.analysis.rules import fingerprint, given
 from prefect_modeldeploy.analysis.split import SplitCheck
 from prefect_modeldeploy.analysis.thresholds import Counts, Phase, Rule, assess, combine, due_in, measure, single_value
 from prefect_modeldeploy.analysis.verdict import Decision, Verdict
@@ -136,7 +136,7 @@ class ThresholdJudge:
 
     @property
     def _fingerprint(self) -> str:
-        return hashlib.sha256(repr([watched.rule for watched in self._watched]).encode()).hexdigest()[:12]
+        return fingerprint(given(watched.rule) for watched in self._watched)
 
     @classmethod
     def restore(
@@ -164,6 +164,7 @@ class ThresholdJudge:
                 watched.read(reader)
             for rhythm in judge._gathered:
                 judge._gathered[rhythm] = (read_arm(reader), read_arm(reader))
+            reader.end()
             judge._memory = Memory(state["ids"])
         except (KeyError, ValueError, TypeError) as error:
             raise InvalidInput("state", type(error).__name__, f"the saved state is damaged ({error})") from error

@@ -9,6 +9,7 @@ from datetime import datetime
 
 from prefect_modeldeploy.analysis import Accuracy, Agreement, Failures, Judge, JudgeSettings, Latency, Metric, Verdict
 from prefect_modeldeploy.analysis.comparison import Limits
+from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.measurements import Arm, Histogram, Quality, Window
 from prefect_modeldeploy.rollout.plan import JudgePlan
 from prefect_modeldeploy.rollout.record import Phase, RolloutRecord, StepResult
@@ -72,6 +73,18 @@ def judge_of(record: RolloutRecord, history: Sequence[Arm] = ()) -> Judge:
     if record.judge_state is None:
         return Judge(settings_for(record, history))
     return Judge.restore(settings_for(record), record.judge_state)
+
+
+def with_usable_evidence(record: RolloutRecord) -> RolloutRecord:
+    """The record, less evidence that this version cannot go on with; its measurements are to be judged again then.
+
+    The rules are the plan's, and it is in the record: they are others only by an upgrade, or the evidence is damaged.
+    """
+    try:
+        judge_of(record)
+    except InvalidInput:
+        return record.model_copy(update={"judge_state": None})
+    return record
 
 
 def settings_for(record: RolloutRecord, history: Sequence[Arm] = ()) -> JudgeSettings:

@@ -11,6 +11,9 @@ from prefect_modeldeploy.deployments import DeploymentSpec
 from prefect_modeldeploy.measurements import Quality
 from prefect_modeldeploy.rollout.plan import Approval, CanaryPlan
 
+SCHEMA_VERSION = 1
+"""Raised with what a version that does not know it must not leave out of account. Newer records are refused."""
+
 Outcome = Literal["promoted", "rolled_back", "held"]
 
 Decision = Literal["promote", "promote_fully", "skip", "extend", "roll_back"]
@@ -110,7 +113,7 @@ class RolloutRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    schema_version: int = 1
+    schema_version: int = SCHEMA_VERSION
     id: str
     kind: Literal["canary", "promotion", "roll_back"] = "canary"
     mode: Literal["swap", "native"] = Field(
@@ -197,6 +200,7 @@ class RolloutRecord(BaseModel):
     def saved(self) -> str:
         """The resumable part, as compact JSON. Words of people and alarms may be long: they are shortened here."""
         changes: dict[str, Any] = {"reason": shortened(self.reason), "why": shortened(self.why)}
+        changes["schema_version"] = SCHEMA_VERSION  # though an earlier version began it
         if self.answer is not None:
             changes["answer"] = self.answer.model_copy(update={"comment": shortened(self.answer.comment)})
         return self.model_copy(update=changes).model_dump_json(exclude={"steps"}, exclude_none=True)

@@ -4,10 +4,11 @@ import json
 
 from prefect.events import emit_event
 from prefect.variables import Variable
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from prefect_modeldeploy.errors import RolloutError
 from prefect_modeldeploy.rollout import Phase, RolloutRecord
+from prefect_modeldeploy.rollout.record import SCHEMA_VERSION
 from prefect_modeldeploy.tasks import _notifying, _variables
 
 LARGEST = 5000
@@ -116,9 +117,24 @@ def read(name: str, saved: object) -> RolloutRecord:
         Unreadable: It is none.
     """
     try:
+        schema = _Written.model_validate_json(str(saved)).schema_version
+        if schema > SCHEMA_VERSION:
+            known = f"this version of prefect-modeldeploy reads {SCHEMA_VERSION}"
+            raise Unreadable(f"the variable {name} holds a record of schema {schema}, {known}: upgrade it")
         return RolloutRecord.model_validate_json(str(saved))
     except ValidationError as error:
-        raise Unreadable(f"the variable {name} holds no record that can be read; delete it") from error
+        [first, *_] = error.errors(include_url=False)
+        what = ".".join(map(str, first["loc"])) or "all of it"
+        raise Unreadable(
+            f"the variable {name} holds no record that can be read ({what}: {first['msg']}); "
+            "upgrade, if a newer version of prefect-modeldeploy wrote it, else delete it"
+        ) from error
+
+
+class _Written(BaseModel):
+    """What any version can read of a record."""
+
+    schema_version: int = 1
 
 
 def _name_of_ended(endpoint: str) -> str:

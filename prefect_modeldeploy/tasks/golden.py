@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from prefect_modeldeploy.measurements import Window
 from prefect_modeldeploy.rollout import RolloutRecord, expired, judged
-from prefect_modeldeploy.rollout.judging import judge_of, step_result
+from prefect_modeldeploy.rollout.judging import judge_of, step_result, with_usable_evidence
 from prefect_modeldeploy.sources.golden import GoldenSet
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks._pair import pair
@@ -26,7 +26,7 @@ async def _aask_golden_set(target: DeploymentTarget | str, record: RolloutRecord
     target = await DeploymentTarget.resolve(target)
     record = record.model_copy(update={"step_started_at": datetime.now(UTC)})
     assert record.stable is not None, "a golden set compares with something"
-    judge, seen = judge_of(record), list[Window]()
+    judge, seen = judge_of(with_usable_evidence(record)), list[Window]()
     verdict = judge.verdict()
     async with target.credentials.get_client() as client:
         async for window in golden.ask(client, record.stable, record.canary, record.plan.judge.tolerance):

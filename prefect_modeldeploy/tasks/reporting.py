@@ -14,7 +14,7 @@ from prefect_modeldeploy.rollout.judging import judge_of, point_of
 from prefect_modeldeploy.target import DeploymentTarget, router_of
 from prefect_modeldeploy.tasks._pair import pair
 from prefect_modeldeploy.tasks._sources import source_of
-from prefect_modeldeploy.tasks.observing import history_of, judgeable
+from prefect_modeldeploy.tasks.observing import history_of, judgeable, windows_so_far
 
 
 async def _areport_rollout(target: DeploymentTarget | str, record: RolloutRecord) -> Path:
@@ -56,10 +56,7 @@ async def _points(target: DeploymentTarget, record: RolloutRecord) -> list[Point
         return []
     async with router_of(target) as (router, _), source_of(target, router, record) as source:
         judge = judge_of(record.model_copy(update={"judge_state": None}), await history_of(source, record))
-        windows, _ = await source.windows(record.start_cursor)
-        later, _ = await source.windows(record.cursor)
-    unjudged = {window.id for window in later}
-    windows = [window for window in windows if window.id not in unjudged]
+        windows = await windows_so_far(source, record)
     ends = {window.id: window.end for window in windows}
     start = record.started_at.timestamp()
     points = [point_of(w, judge.observe(w), ends[w.id] - start) for w in judgeable(record, windows)]

@@ -260,8 +260,9 @@ class TestState:
             Judge.restore(JudgeSettings(alpha=0.01), state)
         with pytest.raises(InvalidInput, match="schema"):
             Judge.restore(JudgeSettings(), {**state, "schema": 99})
-        with pytest.raises(InvalidInput, match="damaged"):
-            Judge.restore(JudgeSettings(), {**state, "judge": state["judge"][:10]})
+        for damaged in (state["judge"][:10], state["judge"] + "00000"):
+            with pytest.raises(InvalidInput, match="damaged"):
+                Judge.restore(JudgeSettings(), {**state, "judge": damaged})
 
     def test_a_verdict_is_json(self):
         judge = Judge(JudgeSettings(history=history(1)))

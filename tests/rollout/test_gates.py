@@ -16,7 +16,6 @@ from prefect_modeldeploy.rollout import (
     answered,
     asks_to_promote,
     expired,
-    finish,
     gate_of,
     in_full,
     judged,
@@ -118,14 +117,6 @@ def test_orders_apply_where_they_mean_something() -> None:
     for phase in (Phase.PLANNED, Phase.DEPLOYED, Phase.FULL, Phase.PROMOTED, Phase.ROLLING_BACK):
         assert in_full(record(phase=phase), "go") == record(phase=phase)
         assert passed_over(record(phase=phase), "go") == record(phase=phase)
-
-
-def test_old_records_stay_readable() -> None:
-    """A record that was saved before gates, drivers and answers existed."""
-    fields = {"approval", "driver", "extended_seconds", "passed", "answer", "undecided"}
-    old = record(phase=Phase.SHIFTED).model_dump_json(exclude=fields)
-    assert RolloutRecord.model_validate_json(old) == record(phase=Phase.SHIFTED)
-    assert finish(record(phase=Phase.READY), Effect.ATTACH, T0).phase is Phase.ATTACHED
 
 
 def test_a_slow_way_back_goes_down_in_even_steps() -> None:
