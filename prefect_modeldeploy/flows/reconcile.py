@@ -19,6 +19,8 @@ from prefect_modeldeploy.rollout import Phase, RolloutRecord, abort, answered, g
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks import _journal
 
+_JUDGED = frozenset({Phase.JUDGED, Phase.APPROVED, Phase.FULL, Phase.BAKED})
+
 
 @flow(name="reconcile-rollouts")
 async def reconcile_rollouts(targets: Targets | None = None) -> list[RolloutRecord]:
@@ -77,8 +79,7 @@ async def resume_rollout(target: DeploymentTarget, last: RolloutRecord) -> Rollo
         record = await take_over(target, record)
     if cancelled:  # while it was suspended, or it died before it could turn back
         record = abort(record, "the flow run was cancelled", decided_by="cancellation")
-    elif in_flight(record) and (record.plan.on_lost == "roll_back" or record.golden_set is not None):
-        # The examples of a golden set are never kept, so nobody but the caller can go on asking them.
+    elif in_flight(record) and (record.plan.on_lost == "roll_back" or _wants_examples(record)):
         record = abort(record, "the process that drove it was lost", decided_by="reconcile")
     elif unanswered and (gate := gate_of(record)):
         record = answered(record, silence(record, gate), datetime.now(UTC))
@@ -86,6 +87,11 @@ async def resume_rollout(target: DeploymentTarget, last: RolloutRecord) -> Rollo
         return await drive(record, _effects_for(target, record))
     except StaleEpoch as error:
         return surrendered(error)
+
+
+def _wants_examples(record: RolloutRecord) -> bool:
+    """Whether a golden set is still to be asked: its examples are never kept, so nobody but the caller can."""
+    return record.golden_set is not None and record.phase not in _JUDGED
 
 
 def _effects_for(target: DeploymentTarget, record: RolloutRecord) -> Effects:

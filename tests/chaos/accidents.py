@@ -1,7 +1,9 @@
 """Accidents at single points of a flow, in the process that runs it.
 
 A point is `<place>:before`, `<place>:after` (done, and not yet saved) or, for an effect of the state machine,
-`<effect>:saved`. The flow and its parameters come pickled, since targets hold secrets that no command line should show.
+`<effect>:saved`. An effect is one place, however many requests it sends to its vendor: what becomes of a single one is
+tried where it is sent, by faults of the sandbox (tests/providers). The flow and its parameters come pickled, since
+targets hold secrets that no command line should show.
 """
 
 import asyncio
@@ -11,7 +13,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import cloudpickle
@@ -22,9 +24,10 @@ from prefect.states import Cancelling
 
 from prefect_modeldeploy import DeploymentTarget
 from prefect_modeldeploy.errors import Problem, ProviderUnavailable
-from prefect_modeldeploy.flows import _driver
+from prefect_modeldeploy.flows import _driver, _start
 from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.rollout import Effect, RolloutRecord
+from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks._notes import Notes
 
 HOWS = ("kill", "sigterm", "ui cancel", "exception", "lost answer")
@@ -33,15 +36,31 @@ STOP = "stop"
 
 WHENS = ("before", "after", "saved")
 
+
+class Called(NamedTuple):
+    """What is called at a place."""
+
+    whose: Any
+    """`client`: that of the target's provider."""
+    names: tuple[str, ...]
+    only: Callable[..., bool] = lambda *_: True
+
+
 CALLS = {
-    "remember": (Notes, ("put",)),
-    "let go": ("client", ("scale_to_zero", "stop")),
-    "put back": ("client", ("scale",)),
-    "let go for good": ("client", ("delete",)),
-    "wake": ("client", ("wake", "start")),
-    "forget": (Notes, ("drop",)),
+    "take over": Called(_start, ("aclaim_endpoint",)),
+    "write the end": Called(_journal, ("_put",), lambda name, _: name.startswith("modeldeploy_ended__")),
+    "remember": Called(Notes, ("put",)),
+    "let go": Called("client", ("scale_to_zero", "stop")),
+    "put back": Called("client", ("scale",)),
+    "let go for good": Called("client", ("delete",)),
+    "wake": Called("client", ("wake", "start")),
+    "forget": Called(Notes, ("drop",)),
 }
-"""Places of the flows that have no state machine: what they call. `client` is that of the target's provider."""
+"""Places that are no effects.
+
+After `take over` the endpoint is claimed, and the record names the former driver still; after `write the end` one of
+the two variables of a rollout that has ended is written.
+"""
 
 
 @dataclass
@@ -121,20 +140,21 @@ def _arm_effects(case: Case, effect: str, when: str) -> None:
 
 
 def _arm_calls(case: Case, place: str, when: str) -> None:
-    whose, names = CALLS[place]
-    owner = case.target.credentials.client_class if whose == "client" else whose
+    called = CALLS[place]
+    owner = case.target.credentials.client_class if called.whose == "client" else called.whose
 
     def with_accident(call: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(call)
         async def calling(*args: Any, **kwargs: Any) -> Any:
-            if when == "before":
+            struck = called.only(*args)
+            if struck and when == "before":
                 await strike(case)
             result = await call(*args, **kwargs)
-            if when == "after":
+            if struck and when == "after":
                 await strike(case)
             return result
 
         return calling
 
-    for name in names:
+    for name in called.names:
         setattr(owner, name, with_accident(getattr(owner, name)))

@@ -13,7 +13,9 @@ TOLD = ("sigterm", "ui cancel")
 """Somebody says stop."""
 
 
-def outcomes(places: Collection[str], ends: str, point: str, how: str, *, by_provider: bool) -> frozenset[str]:
+def outcomes(
+    places: Collection[str], ends: str, point: str, how: str, *, by_provider: bool, last_hope: Collection[str] = ()
+) -> frozenset[str]:
     """Outcomes of a rollout that are right after an accident.
 
     Args:
@@ -22,9 +24,12 @@ def outcomes(places: Collection[str], ends: str, point: str, how: str, *, by_pro
         point: Where it happens.
         how: What happens.
         by_provider: Whether the provider alone moves the traffic.
+        last_hope: Points at which nobody can go on but the process that dies there.
     """
     place, when = point.split(":")
-    if ends != "promoted" or how in UNHEARD:
+    if how == "kill" and point in last_hope:
+        return ROLLED_BACK
+    if ends != "promoted" or how in UNHEARD or place not in set(Effect):
         return frozenset({ends})
     settled = _settled(places)
     if place in settled:

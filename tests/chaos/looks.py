@@ -1,7 +1,8 @@
 """What must hold after an accident and what mended it: DESIGN section 7, from outside.
 
 Weights sum to 100 %, traffic goes to ready arms only, the rollout has ended, exactly one production deployment serves
-and the record says which, nothing that the rollout created is left, and the former version is as the plan wants it.
+and the record says which, nothing was created twice, nothing that the rollout created is left, and the former version
+is as the plan wants it.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -9,10 +10,13 @@ from dataclasses import dataclass
 
 from prefect_modeldeploy import DeploymentTarget
 from prefect_modeldeploy.deployments import Deployment, DeploymentStatus
+from prefect_modeldeploy.errors import ProviderError
+from prefect_modeldeploy.providers.base import ServingClient
 from prefect_modeldeploy.rollout import Phase, RolloutRecord
 from prefect_modeldeploy.target import client_of
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks._notes import Former, LetGo, Notes
+from tests.chaos.clients import PAYLOAD
 from tests.flows.conftest import Site
 from tests.flows.hosted import Hosted
 
@@ -58,10 +62,30 @@ class HostedNow:
 
     served: set[tuple[str, str | None]]
     there: Mapping[str, Deployment]
+    made: int
+    """How many deployments it has ever created: lists show none that was deleted since."""
 
 
 async def hosted_now(site: Hosted) -> HostedNow:
-    return HostedNow(await site.served(), await there(site.target))
+    return HostedNow(await site.served(), await there(site.target), await _made(site))
+
+
+async def _made(site: Hosted) -> int:
+    provider = site.target.credentials.client_class.provider
+    counters = (await site.control.state(provider))["counters"]
+    return int(counters["live" if provider == "foundry" else "deployment"])
+
+
+async def created_once(look: Callable[[], Awaitable[list[str]]], site: Hosted, before: HostedNow) -> list[str]:
+    """The same, and the provider has not created more than was asked for."""
+    record = await _journal.load(site.target.endpoint)
+    return await look() + too_many(await _made(site) - before.made, record)
+
+
+def too_many(made: int, record: RolloutRecord | None) -> list[str]:
+    """What is wrong with the number of deployments that a provider has created for a rollout."""
+    asked = 0 if record is None or record.spec is None else 1
+    return [f"{made} were really created, and {asked} asked for"] if made > asked else []
 
 
 async def natively(site: Hosted, before: HostedNow) -> list[str]:
@@ -76,7 +100,7 @@ async def natively(site: Hosted, before: HostedNow) -> list[str]:
         wrong.append(f"{record.outcome}, but {before.served} was there before and {now.served} serves now")
     if not all(now.there[id].ready for id, _ in now.served):
         wrong.append("what serves is not ready")
-    return wrong + left(record, before.there, now.there)
+    return wrong + left(record, before.there, now.there) + too_many(now.made - before.made, record)
 
 
 def left(record: RolloutRecord, before: Mapping[str, Deployment], now: Mapping[str, Deployment]) -> list[str]:
@@ -117,6 +141,7 @@ async def in_the_morning(target: DeploymentTarget, before: Deployment) -> list[s
     async with client_of(target) as client:
         found = [d for d in await client.find(model=target.model) if d.status not in GONE]
         after = await client.get(before.id)
+        deaf = await _deaf(client, before.id)
     if len(found) != 1:
         wrong.append(f"{[d.id for d in found]} are there")
     if after.autoscaling != before.autoscaling:
@@ -125,4 +150,16 @@ async def in_the_morning(target: DeploymentTarget, before: Deployment) -> list[s
         wrong.append(f"it is {after.status}")
     if notes := await Notes(LetGo, target.endpoint).all():
         wrong.append(f"still remembered: {sorted(notes)}")
-    return wrong
+    return wrong + deaf
+
+
+async def _deaf(client: ServingClient, deployment_id: str) -> list[str]:
+    """What is wrong with its answers; a model of this machine fails now and then, as it is meant to."""
+    payload: object = [1.0] if client.provider == "local" else PAYLOAD
+    errors = []
+    for _ in range(5):
+        try:
+            await client.predict(deployment_id, payload)
+        except ProviderError as error:
+            errors.append(str(error))
+    return [f"it does not answer: {errors[0]}"] if len(errors) > (2 if client.provider == "local" else 0) else []

@@ -1,5 +1,6 @@
 """The stories in which accidents happen: what is set up, which flow runs and who mends it."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from prefect_modeldeploy import (
     LocalServing,
     canary_rollout,
     clean_up_orphans,
+    orders,
     promote_to_production,
     roll_back,
     scale_to_zero,
@@ -25,19 +27,21 @@ from prefect_modeldeploy import (
 from prefect_modeldeploy.deployments import Autoscaling, Capability, DeploymentSpec
 from prefect_modeldeploy.flows._start import run_rollout
 from prefect_modeldeploy.flows.reconcile import reconcile_rollouts
-from prefect_modeldeploy.rollout import Approval, Effect, RolloutRecord
+from prefect_modeldeploy.rollout import Approval, Effect, Phase, RolloutRecord
 from prefect_modeldeploy.target import client_of, register_arms
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks._notes import Former, Notes
+from prefect_modeldeploy.traffic.answers import Example
 from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm
 from tests.chaos import expected, looks
 from tests.chaos.accidents import Case
-from tests.chaos.processes import alone
+from tests.chaos.clients import calling
+from tests.chaos.processes import PATIENCE_SECONDS, alone
 from tests.chaos.watching import Seen, watched
 from tests.conftest import eventually
 from tests.flows import arms_kit
 from tests.flows.conftest import QUICK, Site
-from tests.flows.hosted import MAKERS, hosted
+from tests.flows.hosted import MAKERS, PROMOTED_BY, Hosted, hosted, up
 from tests.traffic.load import Answers, load
 
 
@@ -59,6 +63,12 @@ PLAN = QUICK.model_copy(
 )
 
 BAKED = PLAN.model_copy(update={"bake_seconds": 1.0, "former_warm_seconds": 1.0})
+
+GOLDEN = CanaryPlan(
+    golden_set=tuple(Example(input=[float(number)], expected=[float(number)]) for number in range(200)),
+    former="delete",
+    judge=JudgePlan(margin=0.2, accuracy_margin=0.1, latency=False),
+)
 
 SILENCE = Approval(before=("traffic", "promotion"), timeout_seconds=5, on_timeout="promote")
 """A person is asked, and says nothing, but to a run that is suspended."""
@@ -97,12 +107,16 @@ class Story:
     """Its outcome without an accident; empty where nothing is rolled out."""
     by_provider: bool = False
     """Whether the provider alone moves the traffic."""
+    last_hope: tuple[str, ...] = ()
+    """Points at which nobody can go on but the process that dies there."""
 
     def outcomes(self, point: str, how: str) -> frozenset[str]:
         """Those that are right; none where nothing is rolled out."""
         if not self.ends:
             return frozenset()
-        return expected.outcomes(self.places, self.ends, point, how, by_provider=self.by_provider)
+        return expected.outcomes(
+            self.places, self.ends, point, how, by_provider=self.by_provider, last_hope=self.last_hope
+        )
 
 
 @asynccontextmanager
@@ -154,7 +168,9 @@ async def _across(provider: str, broken: bool, home: Path, number: int) -> Async
                 site = Site(target)
                 await site.history(answers, 100)
                 arguments = {"candidate": there.candidate, "plan": plan}
-                yield await _behind_the_gateway(canary_rollout, arguments, site, answers)
+                before = await looks.hosted_now(there)
+                scene = await _behind_the_gateway(canary_rollout, arguments, site, answers)
+                yield replace(scene, look=partial(looks.created_once, scene.look, there, before))
         finally:
             await node.delete_endpoint(target.endpoint)
             for arm in await node.list_arms():
@@ -164,7 +180,9 @@ async def _across(provider: str, broken: bool, home: Path, number: int) -> Async
 @asynccontextmanager
 async def _lost(point: str, broken: bool, home: Path, number: int) -> AsyncIterator[Scene]:
     """The run that finishes a rollout whose process was killed has the accident; the next one does what is left."""
-    async with _rollout(canary_rollout, {"plan": PLAN, "broken": broken}, home, number) as scene:
+    # Who dies while it takes a rollout over keeps others from it for 60 s: the lease of its lock.
+    plan = PLAN.model_copy(update={"deadline_seconds": 300.0})
+    async with _rollout(canary_rollout, {"plan": plan, "broken": broken}, home, number) as scene:
         killed = home / f"killed-{number}"
         await alone(home, Case(scene.flow, scene.arguments, scene.target, point, "kill", killed))
         if not killed.exists():
@@ -177,6 +195,43 @@ async def _way_back(home: Path, number: int) -> AsyncIterator[Scene]:
     async with local_site(home, number) as site, await site.load(rate=100) as answers:
         await promote_to_production(site.target, site.spec("2", "as_good"))
         yield await _behind_the_gateway(roll_back, {}, site, answers)
+
+
+@asynccontextmanager
+async def _way_back_to(home: Path, number: int) -> AsyncIterator[Scene]:
+    """To a version that is named, not the one before."""
+    async with local_site(home, number) as site, await site.load(rate=100) as answers:
+        for version in ("2", "3"):
+            await promote_to_production(site.target, site.spec(version, "as_good"))
+        yield await _behind_the_gateway(roll_back, {"to": f"{site.target.model}-1"}, site, answers)
+
+
+@asynccontextmanager
+async def _way_back_in_flight(home: Path, number: int) -> AsyncIterator[Scene]:
+    """A person's way back has the accident, while the process of the rollout lives and splits the traffic."""
+    plan = PLAN.model_copy(update={"step_seconds": 600.0, "deadline_seconds": 1200.0})
+    async with _rollout(canary_rollout, {"plan": plan}, home, number) as scene:
+        rollout = asyncio.create_task(canary_rollout(**scene.arguments))
+        try:
+            await eventually(partial(_splits, scene), PATIENCE_SECONDS)
+            mend = partial(_asked_again, scene.target)
+            yield replace(scene, flow=roll_back, arguments={"target": scene.target}, mend=mend, serves=None)
+        finally:
+            rollout.cancel()
+            await asyncio.gather(rollout, return_exceptions=True)
+
+
+async def _splits(scene: Scene) -> bool:
+    assert scene.serves is not None
+    return await scene.serves() != scene.served
+
+
+async def _asked_again(target: DeploymentTarget) -> str:
+    """The person asks again, unless the way back came to its end."""
+    record = await _journal.latest(target.endpoint)
+    if record is None or record.phase is Phase.ENDED:
+        return ""
+    return f"{(await roll_back(target)).outcome}{AFTER_RECONCILE}"
 
 
 async def _behind_the_gateway(
@@ -240,22 +295,66 @@ async def _is_due(target: DeploymentTarget) -> bool:
 
 @asynccontextmanager
 async def _native(
-    provider: str, flow: Callable[..., Any], home: Path, number: int, speed: float = 0.0
+    provider: str, flow: Callable[..., Any], home: Path, number: int, *, speed: float = 0.0, mode: str = "native"
 ) -> AsyncIterator[Scene]:
-    """The provider moves the traffic: none of ours to count, but what serves can be asked for."""
+    """The provider moves the traffic, and what serves can be asked for."""
     directory = home / str(number)
     directory.mkdir()
     async with hosted(provider, directory, speed=speed) as site:
-        arguments: dict[str, Any] = {"target": site.target}
+        arguments: dict[str, Any] = {}
         if flow is roll_back:
             await promote_to_production(site.target, site.candidate, mode="native")
         else:
             arguments["candidate"] = site.candidate
         if flow is promote_to_production:
-            arguments["mode"] = "native"
-        look = partial(looks.natively, site, await looks.hosted_now(site))
-        mend, served = partial(_reconciled, site.target), await site.served()
-        yield Scene(flow, arguments, site.target, look, mend, serves=site.served, served=served)
+            arguments["mode"] = mode
+        async with await calling(site) as answers:
+            yield await _by_its_provider(flow, arguments, site, answers)
+
+
+async def _by_its_provider(
+    flow: Callable[..., Any], arguments: dict[str, Any], site: Hosted, answers: Answers
+) -> Scene:
+    look = partial(looks.natively, site, await looks.hosted_now(site))
+    mend, served = partial(_reconciled, site.target), await site.served()
+    arguments = {"target": site.target, **arguments}
+    return Scene(flow, arguments, site.target, look, mend, answers, serves=site.served, served=served)
+
+
+@asynccontextmanager
+async def _refused(provider: str, home: Path, number: int) -> AsyncIterator[Scene]:
+    """The provider refuses to promote what is up, every time."""
+    directory = home / str(number)
+    directory.mkdir()
+    async with hosted(provider, directory) as site, await calling(site) as answers:
+        arguments = {"candidate": await up(site), "mode": "native"}
+        method, path = PROMOTED_BY[provider]
+        await site.control.fault(method=method, path=path, kind="status", status=403, times=None)
+        yield await _by_its_provider(promote_to_production, arguments, site, answers)
+
+
+@asynccontextmanager
+async def _called_off(home: Path, number: int) -> AsyncIterator[Scene]:
+    """The provider's promotion never ends, and somebody calls it off: only Baseten can."""
+    directory = home / str(number)
+    directory.mkdir()
+    async with hosted("baseten", directory) as site, await calling(site) as answers:
+        await site.control.fate(timeline="promotion", outcome="stuck")
+        scene = await _by_its_provider(
+            promote_to_production, {"candidate": await up(site), "mode": "native"}, site, answers
+        )
+        somebody = asyncio.create_task(_call_off(site))
+        try:
+            yield scene
+        finally:
+            somebody.cancel()
+            await asyncio.gather(somebody, return_exceptions=True)
+
+
+async def _call_off(site: Hosted) -> None:
+    method, path = PROMOTED_BY["baseten"]
+    await eventually(lambda: site.control.requests(method=method, path=path), PATIENCE_SECONDS)
+    await orders.order(site.target.endpoint, "abort", "not now")
 
 
 @asynccontextmanager
@@ -299,6 +398,13 @@ def _of(*effects: Effect) -> tuple[str, ...]:
     return tuple(effect.value for effect in effects)
 
 
+def _across_at(provider: str) -> tuple[str, ...]:
+    """What differs by provider; and of the rest each effect at two of them."""
+    rest = (Effect.WAIT_READY, Effect.OBSERVE, Effect.FILL, Effect.END)
+    turn = list(MAKERS).index(provider)
+    return _of(*_ACROSS, *(effect for number, effect in enumerate(rest) if turn in (number, number + 1)))
+
+
 def _by_provider(provider: str) -> tuple[Effect, ...]:
     """Baseten calls its promotion off when it is asked; at the others it is handed over."""
     return (Effect.PROMOTE,) if provider == "baseten" else (Effect.CLEAR, Effect.HAND_OVER, Effect.PROMOTE)
@@ -310,7 +416,7 @@ _ELSEWHERE = (Effect.ASK, Effect.CLEAR, Effect.HAND_OVER, *_BACK_ONLY)
 
 STORIES = {
     "canary": Story(
-        _of(*(effect for effect in Effect if effect not in _ELSEWHERE)),
+        (*_of(*(effect for effect in Effect if effect not in _ELSEWHERE)), "write the end"),
         partial(_rollout, canary_rollout, {"plan": PLAN}),
     ),
     "broken canary": Story(
@@ -318,13 +424,25 @@ STORIES = {
         partial(_rollout, canary_rollout, {"plan": PLAN, "broken": True}),
         ends="rolled_back",
     ),
-    **{f"canary {provider}": Story(_of(*_ACROSS), partial(_across, provider, False)) for provider in MAKERS},
+    **{f"canary {provider}": Story(_across_at(provider), partial(_across, provider, False)) for provider in MAKERS},
     **{
-        f"broken canary {provider}": Story(_of(*_BACK_ONLY), partial(_across, provider, True), ends="rolled_back")
+        f"broken canary {provider}": Story(
+            _of(*_BACK_ONLY, *((Effect.END,) if provider in ("baseten", "scale") else ())),
+            partial(_across, provider, True),
+            ends="rolled_back",
+        )
         for provider in MAKERS
     },
+    "golden set": Story(
+        _of(Effect.OBSERVE, Effect.PROMOTE),
+        partial(_rollout, canary_rollout, {"plan": GOLDEN}),
+        last_hope=("observe:before", "observe:after"),
+    ),
     "lost": Story(
-        _of(Effect.SHIFT, Effect.OBSERVE, Effect.FILL, Effect.PROMOTE, Effect.RETIRE_FORMER, Effect.END),
+        (
+            *_of(Effect.SHIFT, Effect.OBSERVE, Effect.FILL, Effect.PROMOTE, Effect.RETIRE_FORMER, Effect.END),
+            "take over",
+        ),
         partial(_lost, "shift:after", False),
     ),
     "broken lost": Story(_of(*_BACK_ONLY, Effect.END), partial(_lost, "restore:before", True), ends="rolled_back"),
@@ -341,6 +459,10 @@ STORIES = {
         _of(Effect.CLAIM, Effect.WAIT_READY, Effect.ATTACH, Effect.FILL, Effect.PROMOTE, Effect.RETIRE_FORMER),
         _way_back,
     ),
+    "way back to": Story(_of(Effect.CLAIM, Effect.PROMOTE), _way_back_to),
+    "way back in flight": Story(
+        (*_of(Effect.RESTORE, Effect.RETIRE_CANARY), "take over"), _way_back_in_flight, ends="rolled_back"
+    ),
     **{
         f"native {provider}": Story(
             _of(Effect.CLAIM, Effect.DEPLOY, Effect.WAIT_READY, *_by_provider(provider)),
@@ -349,6 +471,23 @@ STORIES = {
         )
         for provider in MAKERS
     },
+    **{
+        f"native refused {provider}": Story(
+            _of(Effect.HAND_OVER, *((Effect.RESTORE,) if provider in ("fiddler", "scale") else ())),
+            partial(_refused, provider),
+            ends="rolled_back",
+            by_provider=True,
+        )
+        for provider in MAKERS
+        if provider != "baseten"
+    },
+    "native called off": Story(
+        _of(Effect.RESTORE, Effect.RETIRE_CANARY), _called_off, ends="rolled_back", by_provider=True
+    ),
+    "rolling": Story(
+        _of(Effect.FILL, Effect.PROMOTE),
+        partial(_native, "baseten", promote_to_production, speed=200.0, mode="swap"),
+    ),
     "hand over": Story(
         _of(Effect.CLEAR, Effect.HAND_OVER, Effect.PROMOTE, Effect.RETIRE_FORMER),
         partial(_native, "baseten", hand_over, speed=200.0),

@@ -9,7 +9,7 @@ from prefect_modeldeploy import CanaryPlan
 from prefect_modeldeploy.deployments import Deployment, DeploymentSpec, DeploymentStatus
 from prefect_modeldeploy.rollout import RolloutRecord
 from prefect_modeldeploy.rollout.record import Actor
-from tests.chaos.looks import left
+from tests.chaos.looks import left, too_many
 from tests.chaos.stories import STORIES
 
 
@@ -28,6 +28,11 @@ from tests.chaos.stories import STORIES
         ("native baseten", "promote:after", "exception", "rolled_back"),  # it calls its promotion off
         ("native scale", "hand_over:before", "sigterm", "promoted"),  # nobody else can
         ("native way back scale", "clear:after", "exception", "rolled_back"),
+        ("golden set", "observe:after", "kill", "rolled_back"),  # nobody has the examples any more
+        ("golden set", "observe:after", "lost answer", "promoted"),
+        ("golden set", "observe:saved", "kill", "promoted"),  # nobody needs them any more
+        ("lost", "take over:after", "sigterm", "promoted"),  # it was not driven yet
+        ("native refused scale", "hand_over:after", "kill", "rolled_back"),
         ("evening local", "let go:after", "kill", ""),  # nothing is rolled out
     ],
 )
@@ -88,3 +93,10 @@ def test_a_creation_that_was_done_twice_is_seen() -> None:
     twice = {id: _deployment(id, name="v2") for id in ("v2", "other")}
     [wrong, *_] = left(_record("promoted", former="keep"), {"v1": _deployment("v1")}, twice | {"v1": _deployment("v1")})
     assert wrong.startswith("created 2 times")
+
+
+def test_a_creation_that_was_done_twice_is_seen_though_one_was_deleted() -> None:
+    record = _record("promoted")
+    assert too_many(1, record) == []
+    assert too_many(2, record) == ["2 were really created, and 1 asked for"]
+    assert too_many(1, record.model_copy(update={"spec": None})) == ["1 were really created, and 0 asked for"]

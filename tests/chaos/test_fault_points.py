@@ -33,6 +33,13 @@ SAMPLE = (
     ("canary foundry", "promote:after", "kill"),
     ("broken canary gradient", "restore:after", "kill"),
     ("baked", "bake:after", "kill"),
+    ("canary", "write the end:after", "kill"),
+    ("golden set", "observe:after", "kill"),
+    ("way back to", "promote:after", "kill"),
+    ("way back in flight", "take over:after", "kill"),
+    ("native refused scale", "hand_over:after", "kill"),
+    ("native called off", "restore:before", "kill"),
+    ("rolling", "fill:after", "kill"),
     ("canary", "shift:before", "stop"),
 )
 

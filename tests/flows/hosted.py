@@ -121,6 +121,15 @@ MAKERS: dict[str, Callable[[RunningSandbox, Path], Awaitable[Hosted]]] = {
     "scale": _scale,
 }
 
+PROMOTED_BY = {
+    "baseten": ("POST", "*/environments/production/promote"),
+    "fiddler": ("PATCH", "/v3/models/*"),
+    "foundry": ("POST", "*/promoteVersion"),
+    "gradient": ("POST", "/v1/deployments"),
+    "scale": ("PUT", "/v4/serving/*/backend"),
+}
+"""The vendors' requests that promote a deployment which is up."""
+
 
 @asynccontextmanager
 async def hosted(provider: str, directory: Path, speed: float = 0.0) -> AsyncIterator[Hosted]:

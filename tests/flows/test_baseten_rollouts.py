@@ -36,8 +36,8 @@ async def _rollout(site: Hosted, candidate: str) -> RolloutRecord:
     target: DeploymentTarget = site.target.model_copy(update={"metrics": metrics})
     async with router_of(target) as (router, name):
         url = await router.url(name)
-    key = f"Api-Key {site.target.credentials.api_key.get_secret_value()}"
-    async with load(f"{url}/predict", rate=250, body=b'{"x": 1}', authorization=key):
+    key = {"Authorization": f"Api-Key {site.target.credentials.api_key.get_secret_value()}"}
+    async with load(f"{url}/predict", rate=250, body=b'{"x": 1}', headers=key):
         return await canary_rollout(target, candidate, PLAN)
 
 

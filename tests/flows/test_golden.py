@@ -9,7 +9,10 @@ import pytest_asyncio
 from pydantic import SecretStr
 
 from prefect_modeldeploy import BasetenCredentials, CanaryPlan, DeploymentTarget, JudgePlan, canary_rollout
-from prefect_modeldeploy.errors import InvalidInput
+from prefect_modeldeploy.errors import InvalidInput, RolloutError
+from prefect_modeldeploy.flows._effects import Effects
+from prefect_modeldeploy.flows.reconcile import reconcile_rollouts
+from prefect_modeldeploy.rollout import RolloutRecord
 from prefect_modeldeploy.target import client_of
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.traffic.answers import Example
@@ -109,6 +112,25 @@ async def test_behind_the_gateway_the_judged_deployment_takes_over_at_once(
     serving = "2" if outcome == "promoted" else "1"
     assert await site.arms() == {"stable": (f"{site.target.model}-{serving}", 100.0)}
     assert [step.weight for step in record.steps] == [0]
+
+
+@pytest.mark.slow
+async def test_what_the_examples_have_proven_is_promoted_by_whoever_goes_on(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are needed no more, so it does not matter that only the caller has them."""
+
+    async def fail(_: Effects, record: RolloutRecord) -> RolloutRecord:
+        raise RuntimeError(f"an accident at {record.phase}")
+
+    plan = CanaryPlan(golden_set=NUMBERS, judge=JudgePlan(margin=0.2, accuracy_margin=0.1, latency=False))
+    with monkeypatch.context() as patch:
+        patch.setattr(Effects, "_promote", fail)
+        with pytest.raises(RolloutError, match="open at BAKED"):
+            await canary_rollout(site.target, site.spec("2"), plan)
+    [ended] = await reconcile_rollouts([site.target])
+    assert ended.outcome == "promoted", ended.reason
+    assert await site.arms() == {"stable": (f"{site.target.model}-2", 100.0)}
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from prefect_modeldeploy.target import client_of
 from prefect_modeldeploy.tasks import _journal
 from tests.conftest import eventually
 from tests.flows.conftest import has_served, has_told
-from tests.flows.hosted import MAKERS, Hosted, hosted, up
+from tests.flows.hosted import MAKERS, PROMOTED_BY, Hosted, hosted, up
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
@@ -139,16 +139,6 @@ async def test_while_somebody_elses_promotion_is_under_way_ours_is_refused_and_t
         assert not theirs.done(), "else nothing was tried here"
         await theirs
         assert hotfix in str(await site.served())
-
-
-PROMOTED_BY = {
-    "baseten": ("POST", "*/environments/production/promote"),
-    "fiddler": ("PATCH", "/v3/models/*"),
-    "foundry": ("POST", "*/promoteVersion"),
-    "gradient": ("POST", "/v1/deployments"),
-    "scale": ("PUT", "/v4/serving/*/backend"),
-}
-"""The vendors' requests that promote a deployment which is up."""
 
 
 @pytest.mark.parametrize("kind", ["delay", "lost_answer"])

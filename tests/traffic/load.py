@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -35,7 +35,7 @@ async def load(
     rate: float,
     connections: int = CONNECTIONS,
     body: bytes = b"",
-    authorization: str | None = None,
+    headers: Mapping[str, str] | None = None,
     try_again: bool = False,
 ) -> AsyncIterator[Answers]:
     """Send `rate` requests a second for as long as the block runs: POST with a JSON body, GET without.
@@ -43,7 +43,7 @@ async def load(
     Clients that `try_again` do so when their connection is refused; it is no failure then.
     """
     answers, stop = Answers(), asyncio.Event()
-    request = _request(url, body, authorization)
+    request = _request(url, body, headers or {})
     interval = connections / rate
     clients = [asyncio.create_task(_client(request, interval, answers, stop, try_again)) for _ in range(connections)]
     try:
@@ -61,13 +61,14 @@ class Request(NamedTuple):
     raw: bytes
 
 
-def _request(url: str, body: bytes, authorization: str | None) -> Request:
+def _request(url: str, body: bytes, headers: Mapping[str, str]) -> Request:
     parts = urlsplit(url)
     method, more = (
         ("POST", f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n") if body else ("GET", "")
     )
-    more += f"Authorization: {authorization}\r\n" if authorization else ""
-    head = f"{method} {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n{more}\r\n"
+    more += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    path = f"{parts.path}?{parts.query}" if parts.query else parts.path
+    head = f"{method} {path} HTTP/1.1\r\nHost: {parts.netloc}\r\n{more}\r\n"
     return Request(parts.hostname, parts.port, head.encode() + body)
 
 
@@ -75,6 +76,9 @@ async def _client(request: Request, interval: float, answers: Answers, stop: asy
     loop = asyncio.get_running_loop()
     due, streams = loop.time(), None
     while not stop.is_set():
+        if streams and streams[0].at_eof():  # closed while nothing was on its way: nothing is lost
+            streams[1].close()
+            streams = None
         try:
             streams = streams or await asyncio.open_connection(request.host, request.port)
             streams[1].write(request.raw)
