@@ -102,6 +102,11 @@ class DeploymentTarget(SchemaOnce, Block):
         """Whether anything can split the traffic of the endpoint."""
         return self.gateway is not None or self.credentials.can(Capability.TRAFFIC)
 
+    async def places(self) -> tuple[str, ...]:
+        """Where the deployments behind the endpoint can be; none when one of the places does not say."""
+        both = [await each.place() for each in (self.credentials, self.other_credentials) if each is not None]
+        return tuple(both) if all(both) else ()
+
     async def at(self, deployment_id: str) -> Self:
         """This target at the provider that has the deployment; this one itself when neither has it, or there is one."""
         if self.other_credentials is None:

@@ -197,6 +197,7 @@ async def new_record(
         model=target.model,
         endpoint=target.endpoint,
         environment=target.environment,
+        places=await target.places(),
         who=await who_started(),
         why=note,
         plan=plan,

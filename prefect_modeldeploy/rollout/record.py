@@ -120,6 +120,7 @@ class RolloutRecord(BaseModel):
     model: str
     endpoint: str
     environment: str = "production"
+    places: tuple[str, ...] = Field((), description="Where its deployments can be; none: nobody knows.")
     who: Actor
     why: str = ""
     plan: CanaryPlan
