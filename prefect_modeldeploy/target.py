@@ -61,7 +61,8 @@ class DeploymentTarget(SchemaOnce, Block):
     model: str = Field(min_length=1, description="Name or id of the model at the provider.")
     endpoint: str = Field(
         pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
-        description="Name of the stable address that clients call: lower-case letters, digits and dashes.",
+        description="Name of the stable address that clients call: lower-case letters, digits and dashes. "
+        "Unique on a Prefect server.",
     )
     environment: str = Field("production", description="Role that the endpoint has, such as production.")
     credentials: Credentials = Field(description="Block of the provider that serves the model.")
@@ -101,6 +102,13 @@ class DeploymentTarget(SchemaOnce, Block):
     def splits(self) -> bool:
         """Whether anything can split the traffic of the endpoint."""
         return self.gateway is not None or self.credentials.can(Capability.TRAFFIC)
+
+    async def split_by(self) -> str:
+        """What splits the traffic of the endpoint: a node, or the provider. Empty: it does not say."""
+        if self.gateway is None:
+            return await self.credentials.place()
+        async with self.gateway.get_client() as node:
+            return await node.place()
 
     async def places(self) -> tuple[str, ...]:
         """Where the deployments behind the endpoint can be; none when one of the places does not say."""
