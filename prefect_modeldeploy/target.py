@@ -61,7 +61,8 @@ class DeploymentTarget(SchemaOnce, Block):
     model: str = Field(min_length=1, description="Name or id of the model at the provider.")
     endpoint: str = Field(
         pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
-        description="Name of the stable address that clients call: lower-case letters, digits and dashes.",
+        description="Name of the stable address that clients call: lower-case letters, digits and dashes. "
+        "Unique on a Prefect server.",
     )
     environment: str = Field("production", description="Role that the endpoint has, such as production.")
     credentials: Credentials = Field(description="Block of the provider that serves the model.")
@@ -106,6 +107,18 @@ class DeploymentTarget(SchemaOnce, Block):
     def fenced(self) -> bool:
         """Whether what splits the traffic refuses whoever does not own the endpoint any more."""
         return self.gateway is not None or (self.splits and self.credentials.client_class.fences)
+
+    async def split_by(self) -> str:
+        """What splits the traffic of the endpoint: a node, or the provider. Empty: it does not say."""
+        if self.gateway is None:
+            return await self.credentials.place()
+        async with self.gateway.get_client() as node:
+            return await node.place()
+
+    async def places(self) -> tuple[str, ...]:
+        """Where the deployments behind the endpoint can be; none when one of the places does not say."""
+        both = [await each.place() for each in (self.credentials, self.other_credentials) if each is not None]
+        return tuple(both) if all(both) else ()
 
     async def at(self, deployment_id: str) -> Self:
         """This target at the provider that has the deployment; this one itself when neither has it, or there is one."""

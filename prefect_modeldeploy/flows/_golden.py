@@ -4,6 +4,7 @@ from typing import Literal
 
 from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentSpec
 from prefect_modeldeploy.errors import InvalidInput, UnsupportedOperation
+from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.flows._native import _holder, promotion_by
 from prefect_modeldeploy.flows._native_effects import NativeEffects
@@ -12,7 +13,6 @@ from prefect_modeldeploy.rollout import Approval, CanaryPlan, Phase, RolloutReco
 from prefect_modeldeploy.rollout.judging import fewest_examples
 from prefect_modeldeploy.sources.golden import GoldenSet
 from prefect_modeldeploy.target import DeploymentTarget
-from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks.golden import aask_golden_set
 from prefect_modeldeploy.tasks.traffic import current_endpoint
 from prefect_modeldeploy.traffic.endpoint import Endpoint
@@ -64,7 +64,7 @@ async def rollout_by_golden_set(
         )
         return record.model_copy(update={"golden_set": golden.digest})
 
-    last = await _journal.latest(target.endpoint)
+    last = await _ownership.latest(target)
     same = last is not None and last.candidate == _id_of(candidate) and last.phase is not Phase.ENDED
     if same and last and last.golden_set not in (None, golden.digest):
         hint = f"the open rollout of {last.candidate} is judged by {last.golden_set}: go on with that"

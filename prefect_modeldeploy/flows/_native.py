@@ -10,7 +10,6 @@ from prefect_modeldeploy.flows._native_effects import NativeEffects, NativeRetur
 from prefect_modeldeploy.flows._start import begin, demand, driven, final, new_record, take_over
 from prefect_modeldeploy.rollout import Approval, CanaryPlan, Phase, RolloutRecord, abort
 from prefect_modeldeploy.target import DeploymentTarget
-from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks.deployments import alist_deployments
 
 # A promotion whose end is not known may have made the candidate production: nothing is ever deleted for it.
@@ -41,7 +40,7 @@ async def roll_back_natively(target: DeploymentTarget, note: str) -> RolloutReco
     demand(target, Capability.ROLL_BACK, SWAP)
     taken = None
     async with _ownership.only_one(target.endpoint):
-        last = await _journal.latest(target.endpoint)
+        last = await _ownership.latest(target)
         if last is not None and last.kind != "roll_back" and last.phase is not Phase.ENDED:
             taken = await take_over(target, last)
     if taken is not None:
@@ -69,7 +68,7 @@ def promotion_by(target: DeploymentTarget, stable: Deployment | None) -> Literal
 
 async def _named(target: DeploymentTarget) -> str:
     """The deployment that the provider's roll-back wants to be told."""
-    last = await _journal.latest(target.endpoint)
+    last = await _ownership.latest(target)
     if last and last.kind == "roll_back" and last.phase is not Phase.ENDED:
         return last.canary
     promoted = last if last and last.outcome == "promoted" else None

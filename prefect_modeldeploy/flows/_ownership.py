@@ -25,10 +25,12 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.variables import Variable
 
-from prefect_modeldeploy.errors import RolloutInProgress, StaleEpoch
+from prefect_modeldeploy.errors import InvalidInput, RolloutInProgress, StaleEpoch
 from prefect_modeldeploy.flows._approval import never_resumed
 from prefect_modeldeploy.rollout import Driver, Phase, RolloutRecord
+from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks import _journal, _variables
+from prefect_modeldeploy.tasks._surroundings import is_open
 from prefect_modeldeploy.transport import Logger
 
 BEAT_SECONDS = 5.0
@@ -46,6 +48,27 @@ _driving: set[str] = set()
 _LOCK_WAIT_SECONDS = 90.0
 _LEASE_SECONDS = 60.0
 """The shortest that Prefect knows: so long a starter that dies keeps others from starting."""
+
+
+async def latest(target: DeploymentTarget) -> RolloutRecord | None:
+    """The latest rollout of a target's endpoint. One that has ended at another gateway's of the same name is not it.
+
+    Raises:
+        InvalidInput: It is open, and at another gateway's.
+    """
+    record = await _journal.latest(target.endpoint)
+    if record is None or not record.gateway or (here := await target.split_by()) in ("", record.gateway):
+        return record
+    if not is_open(record):
+        return None
+    raise InvalidInput(
+        "target.endpoint",
+        target.endpoint,
+        f"{record.gateway} has an endpoint of this name too, with an open rollout of {record.candidate} (at "
+        f"{record.phase}); this target's is at {here}: give one of the two another name, or first end that rollout "
+        f"through a target of its own; if {record.gateway} is no more, delete the variable "
+        f"{_journal.variable_name(record.endpoint)}",
+    )
 
 
 def taken(record: RolloutRecord) -> RolloutRecord:

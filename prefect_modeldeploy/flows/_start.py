@@ -118,13 +118,14 @@ async def begin(
 
     Raises:
         RolloutInProgress: Another run drives the endpoint's rollout, or something else is being rolled out there.
+        InvalidInput: The open rollout is at another gateway's endpoint of the same name.
     """
-    last = await _journal.latest(target.endpoint)
+    last = await _ownership.latest(target)
     if last is not None and flow_run.id and last.id == str(flow_run.id) and last.phase is Phase.ENDED:
         return last  # Prefect runs this flow run again, but somebody has ended its rollout meanwhile
     lost = last is not None and await _ownership.is_lost(last)
     async with _ownership.only_one(target.endpoint):
-        record = await _journal.latest(target.endpoint)
+        record = await _ownership.latest(target)
         if record is None or not await _is_open(record, target):
             return await _journal.save(_ownership.taken(await make()))
         if last is None or record.driver != last.driver or not lost or record.candidate != candidate:
@@ -150,8 +151,8 @@ async def take_over(target: DeploymentTarget, record: RolloutRecord) -> RolloutR
 async def _is_open(record: RolloutRecord, target: DeploymentTarget) -> bool:
     if record.phase is Phase.ENDED or record.mode == "native":
         return record.phase is not Phase.ENDED
-    # An epoch that the endpoint has not reached yet is of another node, or of an endpoint that is no more. One that it
-    # has left behind is of a run that died just after it had taken the rollout over.
+    # An epoch that the endpoint has not reached yet is of one that is no more. One that it has left behind is of a run
+    # that died just after it had taken the rollout over.
     endpoint = await current_endpoint(target)
     return record.epoch <= (endpoint.epoch if endpoint else 0)
 
@@ -196,6 +197,8 @@ async def new_record(
         model=target.model,
         endpoint=target.endpoint,
         environment=target.environment,
+        gateway=await target.split_by(),
+        places=await target.places(),
         who=await who_started(),
         why=note,
         plan=plan,

@@ -10,7 +10,7 @@ from prefect.artifacts import acreate_markdown_artifact
 
 from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentId, DeploymentSpec, DeploymentStatus
 from prefect_modeldeploy.errors import InvalidInput, ModelDeployError, RolloutInProgress
-from prefect_modeldeploy.flows import _start
+from prefect_modeldeploy.flows import _ownership, _start
 from prefect_modeldeploy.flows._effects import ids_of
 from prefect_modeldeploy.flows.canary import DEFAULT_PLAN
 from prefect_modeldeploy.measurements import Histogram
@@ -29,7 +29,6 @@ from prefect_modeldeploy.rollout.preview import (
 )
 from prefect_modeldeploy.sources.golden import GoldenSet
 from prefect_modeldeploy.target import BlockName, DeploymentTarget, client_of, router_of
-from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks._sources import source_of
 from prefect_modeldeploy.tasks.observing import HISTORY_SECONDS
 from prefect_modeldeploy.tasks.traffic import current_endpoint
@@ -87,7 +86,7 @@ class _Refusals(list[Refusal]):
 
 async def _look(target: DeploymentTarget, candidate: str | DeploymentSpec, plan: CanaryPlan) -> RolloutPreview:
     refusals, name, notes = _Refusals(), _start._id_of(candidate), list(ASSUMPTIONS)
-    last = await _journal.latest(target.endpoint)
+    last = await refusals.of(_ownership.latest(target))
     holder = last if last is not None and last.phase is not Phase.ENDED else None
     if holder is not None and holder.candidate == name:
         plan = holder.plan  # the flow would go on with it

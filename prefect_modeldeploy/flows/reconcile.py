@@ -1,13 +1,15 @@
 """Reconcile: rollouts whose process is gone are brought to their end."""
 
 import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.logging import get_run_logger
 
-from prefect_modeldeploy.errors import StaleEpoch
+from prefect_modeldeploy.errors import ModelDeployError, StaleEpoch
 from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.flows._approval import silence
 from prefect_modeldeploy.flows._driver import drive
@@ -39,8 +41,8 @@ async def reconcile_rollouts(targets: Targets | None = None) -> list[RolloutReco
     """
     names = targets if targets is not None else await saved_targets()
     found = [await DeploymentTarget.resolve(target) for target in names]
-    unique = list({target.endpoint: target for target in found}.values())
-    ended = await asyncio.gather(*(_reconcile(target) for target in unique), return_exceptions=True)
+    by_endpoint = {target.endpoint: [one for one in found if one.endpoint == target.endpoint] for target in found}
+    ended = await asyncio.gather(*(_reconcile(*those) for those in by_endpoint.items()), return_exceptions=True)
     failures = [result for result in ended if isinstance(result, BaseException)]
     for failure in failures:
         get_run_logger().error("%s", failure)
@@ -56,16 +58,31 @@ async def saved_targets() -> list[DeploymentTarget | str]:
     return [document.name for document in documents if document.name]
 
 
-async def _reconcile(target: DeploymentTarget) -> RolloutRecord | None:
-    last = await _journal.latest(target.endpoint)
+async def _reconcile(endpoint: str, targets: Sequence[DeploymentTarget]) -> RolloutRecord | None:
+    last = await _journal.latest(endpoint)
     if last is None or last.phase is Phase.ENDED or not await _ownership.is_lost(last):
         return None
     try:
-        return await resume_rollout(target, last)
+        return await resume_rollout(await _its_own(targets), last)
     except StaleEpoch:
-        if await _ownership.successor(target.endpoint) is None:  # none of our runs changed it: somebody has to look
+        if await _ownership.successor(endpoint) is None:  # none of our runs changed it: somebody has to look
             raise
         return None
+
+
+async def _its_own(targets: Sequence[DeploymentTarget]) -> DeploymentTarget:
+    """The one among targets of one endpoint whose gateway has the rollout.
+
+    Raises:
+        ModelDeployError: None has it, or could be asked.
+    """
+    *others, last = targets
+    for target in others:
+        with suppress(ModelDeployError):  # the last one says why not
+            await _ownership.latest(target)
+            return target
+    await _ownership.latest(last)
+    return last
 
 
 @flow(name="resume-rollout", flow_run_name=run_name)

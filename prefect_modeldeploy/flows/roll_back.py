@@ -75,7 +75,7 @@ async def roll_back(
 
 
 async def _roll_back(target: DeploymentTarget, to: str | None, note: str) -> RolloutRecord:
-    last = await _journal.latest(target.endpoint)
+    last = await _ownership.latest(target)
     if to is None and last is not None and last.kind == "roll_back":
         last = await _left_alone(last)
         if last.phase is Phase.ENDED and last.outcome == "promoted":

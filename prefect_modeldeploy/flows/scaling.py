@@ -53,7 +53,6 @@ async def scale_to_zero(
             stop=not target.credentials.can(Capability.SCALE_TO_ZERO),
             dry_run=dry_run,
             exclude=exclude or [],
-            also=[other.endpoint for other in resolved],
         )
 
     return await tell("scale-to-zero", await for_each(resolved, zero))

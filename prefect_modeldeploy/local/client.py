@@ -78,9 +78,13 @@ class NodeClient:
     # --- the node --------------------------------------------------------------------------------------------------
 
     async def status(self) -> dict[str, Any]:
-        """The node: pid, home, gateway_url, gateway_healthy, counts."""
+        """The node: place, pid, home, gateway_url, gateway_healthy, counts."""
         answer: dict[str, Any] = await self._call("GET", "/v1/status")
         return answer
+
+    async def place(self) -> str:
+        """What tells the node from all others; empty when it is of an older version, and does not say."""
+        return str((await self.status()).get("place", ""))
 
     # --- deployments -----------------------------------------------------------------------------------------------
 

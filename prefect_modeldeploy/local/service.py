@@ -73,6 +73,7 @@ class Node:
         """What `GET /v1/status` answers."""
         deployments = self.supervisor.all()
         return {
+            "place": self.store.place(),
             "pid": os.getpid(),
             "home": str(self.home.directory),
             "gateway_url": self.routing.url,

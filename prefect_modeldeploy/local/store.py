@@ -5,6 +5,8 @@ A commit survives the death of the node; after a power cut the last commits may 
 """
 
 import json
+import platform
+import secrets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -142,6 +144,12 @@ class Store:
     def put(self, key: str, value: str) -> None:
         """Remember a small fact about the node."""
         self.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def place(self) -> str:
+        """What tells this node from all others, by whatever address it is reached; made at the first call."""
+        if self.get("place") is None:
+            self.put("place", f"{platform.node()}-{secrets.token_hex(4)}")
+        return str(self.get("place"))
 
     def deployments(self) -> list[DeploymentRecord]:
         """All of them, by name."""

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
 import anyio
 from prefect.blocks.abstract import CredentialsBlock
@@ -206,6 +207,11 @@ class ServingCredentials(SchemaOnce, CredentialsBlock):
     def can(self, capability: Capability) -> bool:
         """Whether this provider has the capability."""
         return self.client_class.can(capability)
+
+    async def place(self) -> str:
+        """Where its deployments are: elsewhere, the same id may be of something else. Empty: nobody knows."""
+        address = urlsplit(getattr(self, "base_url", None) or "").netloc  # the hosted ones have one
+        return f"{self.client_class.provider} {address}".strip()
 
     def console_url(self, deployment_id: str) -> str | None:
         """Where a person looks at a deployment; None where the addresses of the provider's console are not known."""

@@ -98,6 +98,10 @@ class LocalClient(ServingClient):
         """Seconds since a request ended; 0 while one is in flight. Without any: since the node watches."""
         return await self._node.idle_seconds(deployment_id)
 
+    async def place(self) -> str:
+        """Return what tells the node from all others."""
+        return await self._node.place()
+
     def router(self, model: str = "", environment: str = "production") -> TrafficRouter:
         """Return the node's own gateway, which knows endpoints by their names alone."""
         return self._node
@@ -146,6 +150,11 @@ class LocalServing(ServingCredentials):
             given, missing = ("url", "token") if self.token is None else ("token", "url")
             raise InvalidInput(missing, None, f"{given} is set, and the one needs the other; or set neither")
         return self
+
+    async def place(self) -> str:
+        """Its node, however it is reached."""
+        async with self.get_client() as client:
+            return await client.place()
 
     def wire(self) -> Wire:
         """It is the contract."""

@@ -123,6 +123,8 @@ class RolloutRecord(BaseModel):
     model: str
     endpoint: str
     environment: str = "production"
+    gateway: str = Field("", description="The node or the provider that splits the traffic; empty: nobody knows.")
+    places: tuple[str, ...] = Field((), description="Where its deployments can be; none: nobody knows.")
     who: Actor
     why: str = ""
     plan: CanaryPlan

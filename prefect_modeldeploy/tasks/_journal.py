@@ -99,9 +99,14 @@ async def latest(endpoint: str) -> RolloutRecord | None:
     Such a driver looks who drives the rollout before it saves; whatever happens in between is past its epoch.
     """
     record = await load(endpoint)
-    if record is None or record.phase is Phase.ENDED:
+    return record and await settled(record)
+
+
+async def settled(record: RolloutRecord) -> RolloutRecord:
+    """What `latest` makes of what `load` gives."""
+    if record.phase is Phase.ENDED:
         return record
-    ended = await _read(_name_of_ended(endpoint))
+    ended = await _read(_name_of_ended(record.endpoint))
     return ended if ended is not None and ended.seniority > record.seniority else record
 
 

@@ -1,6 +1,6 @@
 """What is around the deployments of a target: who routes to them, which rollouts go on, how idle and dear they are."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ class Surroundings:
     endpoints: Sequence[Endpoint]
     """All endpoints of the target's gateway; where the provider splits the traffic, the target's own."""
     records: Sequence[RolloutRecord]
-    """The latest rollout of each of these endpoints, and of the other endpoints that were asked for."""
+    """The latest rollout of each endpoint whose deployments can be where the target's are, whoever routes to them."""
     complete: bool = True
     """Whether a deployment that none of these endpoints routes to gets no requests: all go through one gateway."""
 
@@ -49,23 +49,31 @@ class Surroundings:
         return None
 
 
-async def look_around(target: DeploymentTarget, also: Iterable[str] = ()) -> Surroundings:
+async def look_around(target: DeploymentTarget) -> Surroundings:
     """See what is around a target's deployments.
 
-    Args:
-        target: The target.
-        also: Names of more endpoints whose rollouts matter.
-
     Raises:
-        RolloutError: The record of a rollout cannot be read, so that nobody knows what it holds.
+        RolloutError: The record of a rollout here cannot be read, so that nobody knows what it holds.
     """
     endpoints, complete = await _endpoints(target)
-    names = {target.endpoint, *also, *(endpoint.name for endpoint in endpoints)}
-    saved = await variables(_journal.variable_name(""))
-    wanted = {name: saved[name] for name in map(_journal.variable_name, sorted(names)) if name in saved}
-    records = [_journal.read(name, value) for name, value in wanted.items()]
-    latest = [(is_open(record) and await _journal.latest(record.endpoint)) or record for record in records]
-    return Surroundings(endpoints, latest, complete)
+    records = await _rollouts(target, {target.endpoint, *(endpoint.name for endpoint in endpoints)})
+    return Surroundings(endpoints, records, complete)
+
+
+async def _rollouts(target: DeploymentTarget, here: Collection[str]) -> list[RolloutRecord]:
+    """The rollouts of the endpoints here, and of all others: their deployments may be the same."""
+    needed, place = {_journal.variable_name(name) for name in here}, await target.credentials.place()
+    found = list[RolloutRecord]()
+    for name, saved in (await variables(_journal.variable_name(""))).items():
+        try:
+            record = _journal.read(name, saved)
+            if may_be_at(record, place):
+                found.append(await _journal.settled(record))
+        except _journal.Unreadable as error:
+            if name in needed:
+                raise
+            target.credentials.logger.warning("%s", error)
+    return found
 
 
 async def routes_to(target: DeploymentTarget, deployment_id: str) -> str | None:
@@ -112,6 +120,11 @@ def replicas_of(deployment: Deployment) -> int:
 def is_open(record: RolloutRecord) -> bool:
     """Whether a rollout goes on, or waits for a person while both versions serve."""
     return record.phase is not Phase.ENDED or record.outcome == "held"
+
+
+def may_be_at(record: RolloutRecord, place: str) -> bool:
+    """Whether deployments of a rollout can be at a place. Elsewhere, the same id is of something else."""
+    return not (place and record.places) or place in record.places
 
 
 def named_by(record: RolloutRecord) -> set[str | None]:

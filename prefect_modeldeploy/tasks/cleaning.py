@@ -65,7 +65,8 @@ async def _elsewhere(clean: "_Clean", deployment_id: str) -> list[FleetRow]:
         there = await clean.target.at(deployment_id)
         async with client_of(there) as client:
             deployment = await client.get(deployment_id)
-            return await each(there, replace(clean, target=there, client=client), [deployment])
+            around = await look_around(there)
+            return await each(there, replace(clean, target=there, client=client, around=around), [deployment])
     except NotFound:  # somebody has deleted it
         if not clean.dry_run:
             await Notes(Former, clean.target.endpoint).drop(deployment_id)

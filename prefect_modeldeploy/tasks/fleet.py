@@ -20,7 +20,6 @@ async def _ascale_target_to_zero(
     stop: bool = False,
     dry_run: bool = False,
     exclude: Sequence[str] = (),
-    also: Sequence[str] = (),
 ) -> list[FleetRow]:
     """Let go of the replicas of a target's deployments, unless they are busy or a rollout is in flight.
 
@@ -32,7 +31,6 @@ async def _ascale_target_to_zero(
         stop: Stop them where the provider has no zero that wakes.
         dry_run: Only say what would be done.
         exclude: Names, ids, environments or tags (`team=risk`) of deployments to leave alone; with `*` and `?`.
-        also: Names of more endpoints whose rollouts matter; those behind the same gateway always do.
 
     Returns:
         One row per deployment; a deployment that failed does not keep the others from being done.
@@ -47,8 +45,7 @@ async def _ascale_target_to_zero(
             stop=stop,
             dry_run=dry_run,
             exclude=exclude,
-            also=also,
-            around=await look_around(target, also),
+            around=await look_around(target),
             prices=await prices(target, client, found),
             formers=await formers_everywhere(),
         )
@@ -63,7 +60,6 @@ class _Zero:
     stop: bool
     dry_run: bool
     exclude: Sequence[str]
-    also: Sequence[str]
     around: Surroundings
     prices: Mapping[str, float]
     formers: Mapping[str, Former]
@@ -120,7 +116,7 @@ class _Zero:
         """
         notes = Notes(LetGo, self.target.endpoint)
         before, now = await notes.of(deployment_id), await self.client.get(deployment_id)
-        around, formers = await look_around(self.target, self.also), await formers_everywhere()
+        around, formers = await look_around(self.target), await formers_everywhere()
         again = replace(self, around=around, formers=formers)
         if needed := again._needed(now):
             return needed

@@ -33,6 +33,13 @@ def test_deployments_and_endpoints_come_back_as_they_were(tmp_path: Path) -> Non
     assert (again.deployments(), again.endpoints()) == ([], [])
 
 
+def test_a_node_is_told_from_all_others_for_as_long_as_its_file_lives(tmp_path: Path) -> None:
+    store, other = Store(tmp_path / "db"), Store(tmp_path / "other")
+    place = store.place()
+    store.close()
+    assert Store(tmp_path / "db").place() == place != other.place()
+
+
 def test_numbers_of_replicas_are_never_used_twice(tmp_path: Path) -> None:
     store = Store(tmp_path / "db")
     first = store.add_replica("a", 1)

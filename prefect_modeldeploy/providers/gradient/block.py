@@ -106,6 +106,10 @@ class GradientCredentials(ServingCredentials):
     def _secrets(self) -> list[SecretStr]:
         return [self.api_key, *([self.endpoint_key] if self.endpoint_key else [])]
 
+    async def place(self) -> str:
+        """The account's, whichever API is asked for them."""
+        return f"gradient {urlsplit(self.base_url or REST_URL).netloc}"
+
     @asynccontextmanager
     async def get_client(self, *, policy: RetryPolicy | None = None, **options: Any) -> AsyncIterator[GradientBase]:
         """Yield a client: a `GradientClient`, or a `GradientGraphClient` with `api="graphql"`.
