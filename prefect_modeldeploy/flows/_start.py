@@ -165,6 +165,7 @@ async def new_record(
     *,
     kind: Kind,
     mode: Literal["swap", "native"] = "swap",
+    named: bool = False,
     approval: Approval | None = None,
     note: str = "",
 ) -> RolloutRecord:
@@ -193,6 +194,7 @@ async def new_record(
         id=str(flow_run.id or uuid4()),
         kind=kind,
         mode=mode,
+        named=named,
         provider=target.credentials.client_class.provider,
         model=target.model,
         endpoint=target.endpoint,

@@ -12,7 +12,7 @@ from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.flows._approval import silence
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Effects
-from prefect_modeldeploy.flows._native_effects import NativeEffects, NativeReturn
+from prefect_modeldeploy.flows._native_effects import native_effects
 from prefect_modeldeploy.flows._parameters import Targets
 from prefect_modeldeploy.flows._start import run_name, surrendered, take_over
 from prefect_modeldeploy.rollout import Phase, RolloutRecord, abort, answered, gate_of, in_flight
@@ -83,12 +83,6 @@ async def resume_rollout(target: DeploymentTarget, last: RolloutRecord) -> Rollo
     elif unanswered and (gate := gate_of(record)):
         record = answered(record, silence(record, gate), datetime.now(UTC))
     try:
-        return await drive(record, _effects_for(target, record))
+        return await drive(record, Effects(target) if record.mode == "swap" else native_effects(target, record))
     except StaleEpoch as error:
         return surrendered(error)
-
-
-def _effects_for(target: DeploymentTarget, record: RolloutRecord) -> Effects:
-    if record.mode == "swap":
-        return Effects(target)
-    return NativeReturn(target) if record.kind == "roll_back" else NativeEffects(target)

@@ -271,11 +271,14 @@ def held(record: RolloutRecord, reason: str) -> RolloutRecord:
 
 
 def by_swap(record: RolloutRecord) -> RolloutRecord:
-    """A rollout whose provider does not get its own promotion done: the canary, which serves, is promoted by a swap."""
+    """A rollout whose provider does not get its own promotion done: the canary, which serves, is promoted by a swap.
+
+    It is handed over to itself: there is no way back from there either, and nothing holds it.
+    """
     if record.phase not in _HANDING_OVER:
         return record
     plan = record.plan.model_copy(update={"promote": "swap", "former": "keep"})
-    return record.model_copy(update={"phase": Phase.BAKED, "plan": plan, "serving": None})
+    return record.model_copy(update={"phase": Phase.HANDED_OVER, "plan": plan, "serving": None})
 
 
 def reopened(record: RolloutRecord) -> RolloutRecord:

@@ -133,6 +133,7 @@ class RolloutRecord(BaseModel):
     stable: str | None = Field(None, description="Deployment that served before; None if there was none.")
     canary: str = Field(description="Deployment that is rolled out; the spec's name until it is created.")
     serving: str | None = Field(None, description="What serves after a native promotion; it can be a copy.")
+    named: bool = Field(False, description="A native roll-back to a version that was named: the provider promotes it.")
     goal: str | None = Field(
         None, description="Version that a native roll-back returns to, where the provider alone could go too far."
     )
@@ -188,6 +189,11 @@ class RolloutRecord(BaseModel):
                 return self.plan.steps[self.step - 1]
             case _:
                 return 100.0 if self.outcome == "promoted" else 0.0
+
+    @property
+    def turns_away(self) -> bool:
+        """Whether it is about a version that the provider turns away: it alone knows what served before."""
+        return self.mode == "native" and self.kind == "roll_back" and not self.named
 
     @property
     def candidate(self) -> str:

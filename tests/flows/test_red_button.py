@@ -19,11 +19,12 @@ from prefect_modeldeploy.rollout import Approval, Effect, Phase, finish, next_ef
 from prefect_modeldeploy.tasks import _journal, _red_button
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site
+from tests.flows.hosted import hosted
 from tests.flows.test_holding import Away
 from tests.prefect_server import running_server
 from tests.rollout.test_machine import record
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +123,25 @@ async def test_nothing_new_begins_but_roll_backs(site: Site) -> None:
         assert set(await site.deployments()) == set(before)
         await roll_back(site.target)
     assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("provider", ["baseten", "scale"])  # one can call its promotions off, one cannot
+async def test_nothing_halts_a_roll_back_to_a_named_version_in_the_providers_own_way(
+    provider: str, tmp_path: Path
+) -> None:
+    async with hosted(provider, tmp_path) as hosting:
+        target = hosting.target
+        good = await promote_to_production(target, hosting.newer[0], mode="native")
+        before = await hosting.served()
+        await promote_to_production(target, hosting.newer[1], mode="native")
+        assert await hosting.served() != before
+        await _red_button.press("incident 15")
+        try:
+            with pytest.raises(RolloutsHalted, match="incident 15"):
+                await promote_to_production(target, good.canary, mode="native")
+            back = await roll_back(target, to=good.canary)
+        finally:
+            await _red_button.release()
+        assert (back.kind, back.outcome, back.canary) == ("roll_back", "promoted", good.canary)
+        assert await hosting.served() == before

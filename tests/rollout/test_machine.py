@@ -249,7 +249,9 @@ def test_while_the_provider_promotes_nothing_is_turned_back_and_the_canary_serve
 @pytest.mark.parametrize("phase", [Phase.CLEARED, Phase.HANDED_OVER])
 def test_a_promotion_that_the_provider_does_not_get_done_is_settled_by_a_swap(phase: Phase) -> None:
     stuck = record(plan=NATIVE, phase=phase, serving="copy" if phase is Phase.HANDED_OVER else None)
-    effects, end = run(by_swap(stuck), [])
+    settled = by_swap(stuck)
+    assert not in_flight(settled), "what served before may be changed by now: nothing turns back to it"
+    effects, end = run(settled, [])
     assert effects == ["promote", "retire_former", "end"]
     assert (end.outcome, end.serving, end.plan.former) == ("promoted", None, "keep")
 
