@@ -8,8 +8,8 @@ from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._native_effects import NativeSettled, native_effects
-from prefect_modeldeploy.flows._start import begin, demand, driven, final, new_record, take_over
-from prefect_modeldeploy.rollout import Approval, CanaryPlan, Phase, RolloutRecord, abort
+from prefect_modeldeploy.flows._start import begin, demand, driven, final, new_record, take_over, turned_by_hand
+from prefect_modeldeploy.rollout import Approval, CanaryPlan, Phase, RolloutRecord
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks.deployments import alist_deployments
@@ -44,7 +44,7 @@ async def promote_natively(
 async def roll_back_natively(target: DeploymentTarget, to: str | None, note: str) -> RolloutRecord:
     """Let the provider undo its last promotion, or promote the version that is named, and wait until it is ready."""
     demand(target, Capability.PROMOTE if to else Capability.ROLL_BACK, SWAP)
-    turned = await _turned_back(target, to)
+    turned = await _turned_back(target, to, note)
     if turned is not None and turned.outcome != "promoted" and to in (None, turned.stable):
         return final(turned)
     if to is not None:
@@ -64,7 +64,7 @@ async def _driven(
     return await driven(record, native_effects(target, record))
 
 
-async def _turned_back(target: DeploymentTarget, to: str | None) -> RolloutRecord | None:
+async def _turned_back(target: DeploymentTarget, to: str | None, note: str) -> RolloutRecord | None:
     """The end of a rollout that was in flight, if that was not the way to what is wanted."""
     async with _ownership.only_one(target.endpoint):
         last = await _journal.latest(target.endpoint)
@@ -72,7 +72,7 @@ async def _turned_back(target: DeploymentTarget, to: str | None) -> RolloutRecor
             return None
         taken = await take_over(target, last)
     # One that the provider may have done is brought to its end first: then it is known what there is to undo.
-    return await drive(abort(taken, "rolled back by hand", decided_by="person"), NativeSettled(target))
+    return await drive(await turned_by_hand(taken, note), NativeSettled(target))
 
 
 def promotion_by(target: DeploymentTarget, stable: Deployment | None) -> Literal["swap", "native"]:

@@ -69,14 +69,15 @@ async def _reconcile(target: DeploymentTarget) -> RolloutRecord | None:
 @flow(name="resume-rollout", flow_run_name=run_name)
 async def resume_rollout(target: DeploymentTarget, last: RolloutRecord) -> RolloutRecord | None:
     """Bring one rollout to its end: a run of its own, so that a person can be asked in it."""
-    unanswered, cancelled = await _ownership.unanswered(last), await _ownership.cancelled(last)
+    unanswered, cancelled = await _ownership.unanswered(last), await _ownership.cancellation(last)
     async with _ownership.only_one(target.endpoint):
         record = await _journal.latest(target.endpoint)
         if record is None or record.phase is Phase.ENDED or record.driver != last.driver:
             return None  # somebody else has taken it up meanwhile
         record = await take_over(target, record)
     if cancelled:  # while it was suspended, or it died before it could turn back
-        record = abort(record, "the flow run was cancelled", decided_by="cancellation")
+        said = f": {cancelled.message}" if cancelled.message else ""
+        record = abort(record, f"the flow run was cancelled{said}", decided_by="cancellation")
     elif in_flight(record) and (record.plan.on_lost == "roll_back" or record.golden_set is not None):
         # The examples of a golden set are never kept, so nobody but the caller can go on asking them.
         record = abort(record, "the process that drove it was lost", decided_by="reconcile")

@@ -20,13 +20,13 @@ from prefect_modeldeploy.flows._start import (
     run_rollout,
     surrendered,
     take_over,
+    turned_by_hand,
 )
 from prefect_modeldeploy.rollout import (
     ON_THE_WAY_BACK,
     CanaryPlan,
     Phase,
     RolloutRecord,
-    abort,
     by_swap,
     in_flight,
     is_slow_way_back,
@@ -85,8 +85,7 @@ async def _roll_back(target: DeploymentTarget, to: str | None, note: str) -> Rol
         return await roll_back_natively(target, to, note)
     current = reopened(last) if last and await _is_in_force(last, target) else None
     if current and (in_flight(current) or is_slow_way_back(current)) and to != current.canary:
-        reason = f"rolled back by hand: {note}" if note else "rolled back by hand"
-        aborted = await take_over(target, abort(current, reason, decided_by="person"))
+        aborted = await take_over(target, await turned_by_hand(current, note))
         if to in (None, current.stable):
             return await driven_to_its_end(aborted, Effects(target))
         last = await drive(aborted, Effects(target))

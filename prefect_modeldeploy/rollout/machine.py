@@ -24,7 +24,7 @@ again, and doing an effect twice changes nothing.
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from prefect_modeldeploy.rollout.record import Answer, Phase, RolloutRecord, StepResult
+from prefect_modeldeploy.rollout.record import Answer, Phase, RolloutRecord, StepResult, Told
 
 
 class Effect(StrEnum):
@@ -197,6 +197,18 @@ def in_full(record: RolloutRecord, reason: str, *, decided_by: str = "person") -
     if record.phase not in (Phase.ATTACHED, Phase.SHIFTED, Phase.JUDGED):
         return record
     return record.model_copy(update={"phase": Phase.APPROVED, "reason": reason, "decided_by": decided_by})
+
+
+def obeyed(record: RolloutRecord, told: Told, reason: str, *, decided_by: str) -> RolloutRecord:
+    """The record after an order; the same one if there is nothing to be done any more."""
+    match told.order:
+        case "abort":
+            after = abort(record, reason, decided_by=decided_by)
+        case "skip":
+            after = passed_over(record, reason, decided_by=decided_by)
+        case "promote-fully":
+            after = in_full(record, reason, decided_by=decided_by)
+    return record if after is record else after.model_copy(update={"told": told})
 
 
 def finish(record: RolloutRecord, effect: Effect, now: datetime) -> RolloutRecord:

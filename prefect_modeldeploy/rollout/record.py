@@ -52,7 +52,7 @@ class Actor(BaseModel):
     declared: bool = Field(True, description="True when nobody but the caller vouches for the name.")
 
 
-_LONGEST = 600
+_LONGEST, _ORDER = 600, 150
 
 
 class Driver(BaseModel):
@@ -76,6 +76,17 @@ class Answer(BaseModel):
     gate: str
     decision: Decision
     comment: str = ""
+    who: Actor
+    at: datetime
+
+
+class Told(BaseModel):
+    """An order that a rollout has obeyed: whose it was, and why."""
+
+    model_config = ConfigDict(frozen=True)
+
+    order: Order
+    why: str = ""
     who: Actor
     at: datetime
 
@@ -155,6 +166,7 @@ class RolloutRecord(BaseModel):
     held_since: datetime | None = Field(None, description="When the waiting began that lasts still.")
     passed: str = Field("", description="The last gate that a person, or nobody, had to open.")
     answer: Answer | None = Field(None, description="What a person said last; the audit has all of it.")
+    told: Told | None = Field(None, description="The last order that it obeyed; the audit has all of them.")
     promoting: bool = Field(False, description="The provider may have been asked for its own promotion.")
     undecided: bool = Field(False, description="The deadline has passed without a verdict, and a person is asked.")
     outcome: Outcome | None = None
@@ -205,13 +217,15 @@ class RolloutRecord(BaseModel):
         changes: dict[str, Any] = {"reason": shortened(self.reason), "why": shortened(self.why)}
         if self.answer is not None:
             changes["answer"] = self.answer.model_copy(update={"comment": shortened(self.answer.comment)})
+        if self.told is not None:  # the reason says it as well, where it turns the rollout back
+            changes["told"] = self.told.model_copy(update={"why": shortened(self.told.why, _ORDER)})
         return self.model_copy(update=changes).model_dump_json(exclude={"steps"}, exclude_none=True)
 
 
-def shortened(text: str) -> str:
-    """The beginning and the end of what takes more room than 600 ASCII letters in the JSON of JSON that is saved."""
-    kept, short = _LONGEST, text
-    while _room(short) > _LONGEST:
+def shortened(text: str, longest: int = _LONGEST) -> str:
+    """The beginning and the end of what takes more room than so many letters in the JSON of JSON that is saved."""
+    kept, short = longest, text
+    while _room(short) > longest:
         short = f"{text[: kept * 2 // 3]} ... {text[-(kept * 3 // 10) :]}"
         kept = kept * 9 // 10
     return short

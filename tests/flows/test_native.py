@@ -113,8 +113,11 @@ async def test_a_roll_back_to_a_named_version_turns_back_what_is_in_flight(
         before = await site.served()
         with dying_at(Phase.READY, monkeypatch), pytest.raises(KeyboardInterrupt):
             await promote_to_production(site.target, site.newer[1], mode="native")
-        turned = await roll_back(site.target, to=good.canary)
+        turned = await roll_back(site.target, to=good.canary, note="not this one")
         assert (turned.kind, turned.outcome, turned.decided_by) == ("promotion", "rolled_back", "person")
+        assert "not this one" in turned.reason
+        assert turned.told is not None
+        assert turned.told.why == "not this one"
         assert await site.served() == before
 
 
