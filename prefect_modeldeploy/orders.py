@@ -10,7 +10,7 @@ from prefect.events.clients import get_events_client
 from prefect.events.schemas.events import Resource
 from prefect.exceptions import FlowPauseTimeout, NotPausedError, ObjectNotFound
 from prefect.flow_runs import aresume_flow_run
-from prefect.states import Cancelling
+from prefect.states import Cancelled, Cancelling
 
 from prefect_modeldeploy.errors import InvalidInput, RolloutError
 from prefect_modeldeploy.rollout import Decision, Order, Phase, RolloutRecord
@@ -101,8 +101,7 @@ async def order(endpoint: str, what: Order, reason: str = "") -> RolloutRecord:
     if run is not None and state is not None and (state.is_scheduled() or state.is_pending()):
         if what != "abort":
             raise RolloutError(f"the run of the rollout of {endpoint} is about to start again: order it when it runs")
-        async with get_client() as client:  # if it starts in this moment: a cancellation is obeyed then as well
-            await client.set_flow_run_state(run, Cancelling(message=f"aborted by {this_user()}: {reason}"))
+        await _cancel(run, f"aborted by {this_user()}" + (f": {reason}" if reason else ""))
         return record
     if _is_gone(record, state):
         raise RolloutError(
@@ -119,3 +118,11 @@ async def order(endpoint: str, what: Order, reason: str = "") -> RolloutRecord:
     async with get_events_client() as client:
         await client.emit(event)
     return record
+
+
+async def _cancel(run: UUID, why: str) -> None:
+    async with get_client() as client:  # if it starts in this moment: a cancellation is obeyed then as well
+        await client.set_flow_run_state(run, Cancelling(message=why))
+        state = (await client.read_flow_run(run)).state
+        if state is not None and state.is_cancelled():  # at once, by Prefect's server, which does not keep why
+            await client.set_flow_run_state(run, Cancelled(message=why), force=True)

@@ -26,7 +26,6 @@ from prefect_modeldeploy.rollout import (
     ON_THE_WAY_BACK,
     Effect,
     RolloutRecord,
-    StepResult,
     abort,
     expired,
     in_flight,
@@ -117,8 +116,7 @@ async def _step(record: RolloutRecord, effect: Effect, effects: Effects, signals
                 "and running the flow again goes on from there"
             ) from error
         effects.logger.error("%s: %s failed, rolling back: %s", record.endpoint, effect, _reason(error))
-    seen = after.steps[-1] if len(after.steps) > len(record.steps) else None
-    return await _save(after, effects, effect, seen)
+    return await _save(after, effects, effect, before=record)
 
 
 def _promoted_in_part(record: RolloutRecord, effect: Effect, error: Exception) -> bool:
@@ -190,8 +188,10 @@ async def _unless_told(
         await asyncio.gather(working, listening, return_exceptions=True)
 
 
-async def _save(record: RolloutRecord, effects: Effects, effect: str, seen: StepResult | None = None) -> RolloutRecord:
-    """Save where the rollout stands, and what was seen meanwhile, in the audit first.
+async def _save(
+    record: RolloutRecord, effects: Effects, effect: str, before: RolloutRecord | None = None
+) -> RolloutRecord:
+    """Save where the rollout stands, and what was seen and said meanwhile, in the audit first.
 
     Whoever is killed in between does the effect again, and says so again; the other way round nobody ever would.
     """
@@ -203,7 +203,7 @@ async def _save(record: RolloutRecord, effects: Effects, effect: str, seen: Step
 
     answers = await _patiently(check, record, effects)
     hurry = _HURRY_SECONDS if _is_urgent(record, effects) else None
-    await _audit.append(effects.target, record, effect, seen, hurry)
+    await _audit.append(effects.target, record, effect, before, hurry)
     if answers:
         await _patiently(save, record, effects)
     return record

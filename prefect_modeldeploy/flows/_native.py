@@ -1,14 +1,15 @@
 """Promotion and roll-back in the provider's own way, for targets that have no router of ours in front."""
 
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
 from prefect_modeldeploy.deployments import Capability, Deployment, DeploymentSpec
 from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.flows._driver import drive
-from prefect_modeldeploy.flows._native_effects import NativeEffects, NativeReturn, NativeSettled
-from prefect_modeldeploy.flows._start import begin, demand, driven, final, new_record, take_over
-from prefect_modeldeploy.rollout import Approval, CanaryPlan, Phase, RolloutRecord, abort
+from prefect_modeldeploy.flows._native_effects import NativeSettled, native_effects
+from prefect_modeldeploy.flows._start import begin, demand, driven, final, new_record, take_over, turned_by_hand
+from prefect_modeldeploy.rollout import Approval, CanaryPlan, Phase, RolloutRecord
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks.deployments import alist_deployments
 
@@ -19,42 +20,58 @@ SWAP = "use mode='swap', which needs a gateway in front"
 
 
 async def promote_natively(
-    target: DeploymentTarget, candidate: str | DeploymentSpec, approval: Approval | None, note: str
+    target: DeploymentTarget,
+    candidate: str | DeploymentSpec,
+    approval: Approval | None = None,
+    note: str = "",
+    *,
+    kind: Literal["promotion", "roll_back"] = "promotion",
 ) -> RolloutRecord:
     """Let the provider promote the candidate, and wait until what serves then is ready."""
     demand(target, Capability.PROMOTE, SWAP)
 
     async def make() -> RolloutRecord:
         stable = await _holder(target)
-        plan = PLAN.model_copy(update={"promote": promotion_by(target, stable)})
+        plan, named = PLAN.model_copy(update={"promote": promotion_by(target, stable)}), kind == "roll_back"
         return await new_record(
-            target, candidate, plan, stable, kind="promotion", mode="native", approval=approval, note=note
+            target, candidate, plan, stable, kind=kind, mode="native", named=named, approval=approval, note=note
         )
 
-    name = candidate if isinstance(candidate, str) else candidate.name
-    return await driven(await begin(target, name, make), NativeEffects(target))
+    return await _driven(target, candidate if isinstance(candidate, str) else candidate.name, make)
 
 
-async def roll_back_natively(target: DeploymentTarget, note: str) -> RolloutRecord:
-    """Let the provider undo its last promotion, and wait until what serves then is ready."""
-    demand(target, Capability.ROLL_BACK, SWAP)
-    taken = None
-    async with _ownership.only_one(target.endpoint):
-        last = await _ownership.latest(target)
-        if last is not None and last.kind != "roll_back" and last.phase is not Phase.ENDED:
-            taken = await take_over(target, last)
-    if taken is not None:
-        # One that the provider may have done is brought to its end first: then it is known what there is to undo.
-        turned = abort(taken, "rolled back by hand", decided_by="person")
-        ended = await drive(turned, NativeSettled(target))
-        if ended.outcome != "promoted":
-            return final(ended)
-    named = await _named(target)
+async def roll_back_natively(target: DeploymentTarget, to: str | None, note: str) -> RolloutRecord:
+    """Let the provider undo its last promotion, or promote the version that is named, and wait until it is ready."""
+    demand(target, Capability.PROMOTE if to else Capability.ROLL_BACK, SWAP)
+    turned = await _turned_back(target, to, note)
+    if turned is not None and turned.outcome != "promoted" and to in (None, turned.stable):
+        return final(turned)
+    if to is not None:
+        return await promote_natively(target, to, note=note, kind="roll_back")
+    serving = await _to_be_told(target)
 
     async def make() -> RolloutRecord:
-        return await new_record(target, named, PLAN, None, kind="roll_back", mode="native", note=note)
+        return await new_record(target, serving, PLAN, None, kind="roll_back", mode="native", note=note)
 
-    return await driven(await begin(target, named, make), NativeReturn(target))
+    return await _driven(target, serving, make)
+
+
+async def _driven(
+    target: DeploymentTarget, candidate: str, make: Callable[[], Awaitable[RolloutRecord]]
+) -> RolloutRecord:
+    record = await begin(target, candidate, make)
+    return await driven(record, native_effects(target, record))
+
+
+async def _turned_back(target: DeploymentTarget, to: str | None, note: str) -> RolloutRecord | None:
+    """The end of a rollout that was in flight, if that was not the way to what is wanted."""
+    async with _ownership.only_one(target.endpoint):
+        last = await _ownership.latest(target)
+        if last is None or last.kind == "roll_back" or last.phase is Phase.ENDED or last.canary == to:
+            return None
+        taken = await take_over(target, last)
+    # One that the provider may have done is brought to its end first: then it is known what there is to undo.
+    return await drive(await turned_by_hand(taken, note), NativeSettled(target))
 
 
 def promotion_by(target: DeploymentTarget, stable: Deployment | None) -> Literal["swap", "native"]:
@@ -66,7 +83,7 @@ def promotion_by(target: DeploymentTarget, stable: Deployment | None) -> Literal
     return "swap" if stable is not None and target.credentials.client_class.rolls_back == "to" else "native"
 
 
-async def _named(target: DeploymentTarget) -> str:
+async def _to_be_told(target: DeploymentTarget) -> str:
     """The deployment that the provider's roll-back wants to be told."""
     last = await _ownership.latest(target)
     if last and last.kind == "roll_back" and last.phase is not Phase.ENDED:

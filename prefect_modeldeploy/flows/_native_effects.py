@@ -89,6 +89,11 @@ class NativeReturn(NativeEffects):
         return await aroll_back_deployment(self._target, record.canary, record.goal)
 
 
+def native_effects(target: DeploymentTarget, record: RolloutRecord) -> NativeEffects:
+    """What a record without a router of ours is driven with."""
+    return NativeReturn(target) if record.turns_away else NativeEffects(target)
+
+
 def _may_have_happened(error: ModelDeployError) -> bool:
     """Whether a provider that failed so may have done all the same what it was asked for."""
     if isinstance(error, ProviderError):

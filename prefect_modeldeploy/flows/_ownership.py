@@ -200,10 +200,10 @@ async def unanswered(record: RolloutRecord) -> bool:
     return state is not None and (never_resumed(state) or (state.name == "Suspended" and waited_in_vain(state)))
 
 
-async def cancelled(record: RolloutRecord) -> bool:
-    """Whether somebody has cancelled the flow run that drives the rollout."""
+async def cancellation(record: RolloutRecord) -> State | None:
+    """The state of the flow run that drives the rollout, if somebody has cancelled it."""
     state = await _state_of(record.driver) if record.driver else None
-    return state is not None and (state.is_cancelled() or state.is_cancelling())
+    return state if state is not None and (state.is_cancelled() or state.is_cancelling()) else None
 
 
 def waited_in_vain(state: State) -> bool:

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import anyio
@@ -18,7 +18,7 @@ from prefect_modeldeploy.deployments import DeploymentStatus
 from prefect_modeldeploy.errors import ModelDeployError, NotFound
 from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.orders import ORDERS
-from prefect_modeldeploy.rollout import Order, RolloutRecord, abort, in_flight, in_full, passed_over
+from prefect_modeldeploy.rollout import Actor, Order, RolloutRecord, Told, abort, in_flight, obeyed, shortened
 from prefect_modeldeploy.target import DeploymentTarget, client_of
 from prefect_modeldeploy.tasks import _journal, _red_button
 from prefect_modeldeploy.transport import Logger
@@ -34,24 +34,23 @@ _LOOK_SECONDS = 0.5
 _ASK_SECONDS = 3.0
 """A look is a request to Prefect's server; traffic has to be back within 5 s of a cancellation."""
 
+_NAME = 100
+"""Letters of a name in an event, which may hold anything."""
+
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """What somebody, or something, wants of a rollout."""
+    """What somebody, or something, wants of a rollout: an order, or else that it turns back."""
 
-    order: Order
     reason: str
     decided_by: str
+    told: Told | None = None
 
     def applied_to(self, record: RolloutRecord) -> RolloutRecord:
         """The record that follows; the same one if there is nothing to be done any more."""
-        match self.order:
-            case "abort":
-                return abort(record, self.reason, decided_by=self.decided_by)
-            case "skip":
-                return passed_over(record, self.reason, decided_by=self.decided_by)
-            case "promote-fully":
-                return in_full(record, self.reason, decided_by=self.decided_by)
+        if self.told is None:
+            return abort(record, self.reason, decided_by=self.decided_by)
+        return obeyed(record, self.told, self.reason, decided_by=self.decided_by)
 
 
 class Signals:
@@ -98,11 +97,11 @@ class Signals:
         """A paused run is not told by Prefect; of SIGTERM it makes an exception, wherever the process is just then."""
         while not await self._is_cancelled():  # noqa: ASYNC110 it happens in another process
             await asyncio.sleep(_ASK_SECONDS)
-        await self._found.put(Signal("abort", "the flow run was cancelled", "cancellation"))
+        await self._found.put(Signal("the flow run was cancelled", "cancellation"))
 
     async def _is_cancelled(self) -> bool:
         try:
-            return await _ownership.cancelled(self.record)
+            return await _ownership.cancellation(self.record) is not None
         except Exception as error:  # whatever it is, it must not turn a rollout back
             self._logger.warning("Prefect's server cannot be asked for the flow run: %s", error)
             return False
@@ -154,23 +153,24 @@ class Signals:
         except Exception:
             self._logger.exception("%s: a watcher of its rollout failed; the rollout goes on", self.record.endpoint)
         except (TerminationSignal, BaseExceptionGroup):  # Prefect raises it in whatever the process does just then
-            await self._found.put(Signal("abort", "the process was told to end", "cancellation"))
+            await self._found.put(Signal("the process was told to end", "cancellation"))
 
     async def _unwell(self, how: str) -> None:
-        await self._found.put(Signal("abort", f"{self.record.canary} {how}", "health check"))
+        await self._found.put(Signal(f"{self.record.canary} {how}", "health check"))
 
 
 async def halted(record: RolloutRecord, logger: Logger) -> RolloutRecord:
     """The record turned back, if the red button is pressed by now; else the same one. It stops no roll-back."""
     if record.kind != "roll_back" and in_flight(record):
         with anyio.move_on_after(_ASK_SECONDS):  # a slow server holds nothing up: it is asked again anyway
-            if why := await _red_button.seen(logger):
-                return _halt(why).applied_to(record)
+            if press := await _red_button.seen(logger):
+                return _halt(press).applied_to(record)
     return record
 
 
-def _halt(why: str) -> Signal:
-    return Signal("abort", f"all rollouts were halted: {why}", "red button")
+def _halt(press: _red_button.Press) -> Signal:
+    told = Told(order="abort", why=press.why, who=press.who, at=datetime.now(UTC))
+    return Signal(f"all rollouts were halted {press}", "red button", told)
 
 
 def _is_meant(event: Event, record: RolloutRecord) -> bool:
@@ -189,7 +189,8 @@ def _is_meant(event: Event, record: RolloutRecord) -> bool:
 
 
 def _signal_of(event: Event) -> Signal:
-    order = event.event.removeprefix("modeldeploy.rollout.")
-    who, why = event.payload.get("who"), event.payload.get("reason")
+    order = cast(Order, event.event.removeprefix("modeldeploy.rollout."))  # the filter lets no other through
+    who, why = (str(event.payload.get(key) or "") for key in ("who", "reason"))
     reason = f"{order.replace('-', ' ')} by event" + (f" of {who}" if who else "") + (f": {why}" if why else "")
-    return Signal(cast(Order, order), reason, "event")  # the filter lets no other through
+    told = Told(order=order, why=why, who=Actor(name=shortened(who, _NAME) or "somebody"), at=event.occurred)
+    return Signal(reason, "event", told)

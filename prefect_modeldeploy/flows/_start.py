@@ -21,7 +21,7 @@ from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Effects, ids_of
 from prefect_modeldeploy.flows._gates import may_begin
-from prefect_modeldeploy.rollout import Approval, CanaryPlan, Phase, RolloutRecord
+from prefect_modeldeploy.rollout import Approval, CanaryPlan, Phase, RolloutRecord, Told, obeyed
 from prefect_modeldeploy.target import DeploymentTarget, router_of
 from prefect_modeldeploy.tasks import _audit, _journal, _red_button
 from prefect_modeldeploy.tasks._identity import who_started
@@ -148,6 +148,13 @@ async def take_over(target: DeploymentTarget, record: RolloutRecord) -> RolloutR
     return ours.model_copy(update={"steps": await _audit.verdicts(target, ours)})
 
 
+async def turned_by_hand(record: RolloutRecord, note: str) -> RolloutRecord:
+    """The record turned back by who has started this run."""
+    told = Told(order="abort", why=note, who=await who_started(), at=datetime.now(UTC))
+    reason = f"rolled back by hand, by {told.who.name}" + (f": {note}" if note else "")
+    return obeyed(record, told, reason, decided_by="person")
+
+
 async def _is_open(record: RolloutRecord, target: DeploymentTarget) -> bool:
     if record.phase is Phase.ENDED or record.mode == "native":
         return record.phase is not Phase.ENDED
@@ -165,6 +172,7 @@ async def new_record(
     *,
     kind: Kind,
     mode: Literal["swap", "native"] = "swap",
+    named: bool = False,
     approval: Approval | None = None,
     note: str = "",
 ) -> RolloutRecord:
@@ -176,8 +184,8 @@ async def new_record(
         RolloutsFrozen: The target's calendar lets nothing begin now, but for roll-backs.
         RolloutsHalted: The red button is pressed; only roll-backs may begin.
     """
-    if kind != "roll_back" and (why := await _red_button.pressed()):
-        raise RolloutsHalted(f"all rollouts are halted: {why}; `modeldeploy allow` lets them begin again")
+    if kind != "roll_back" and (press := await _red_button.pressed()):
+        raise RolloutsHalted(f"all rollouts are halted {press}; `modeldeploy allow` lets them begin again")
     if kind != "roll_back":
         await may_begin(target, plan)
     spec = candidate if isinstance(candidate, DeploymentSpec) else None
@@ -193,6 +201,7 @@ async def new_record(
         id=str(flow_run.id or uuid4()),
         kind=kind,
         mode=mode,
+        named=named,
         provider=target.credentials.client_class.provider,
         model=target.model,
         endpoint=target.endpoint,

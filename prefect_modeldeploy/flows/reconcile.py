@@ -14,7 +14,7 @@ from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.flows._approval import silence
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Effects
-from prefect_modeldeploy.flows._native_effects import NativeEffects, NativeReturn
+from prefect_modeldeploy.flows._native_effects import native_effects
 from prefect_modeldeploy.flows._parameters import Targets
 from prefect_modeldeploy.flows._start import run_name, surrendered, take_over
 from prefect_modeldeploy.rollout import Phase, RolloutRecord, abort, answered, gate_of, in_flight
@@ -88,20 +88,21 @@ async def _its_own(targets: Sequence[DeploymentTarget]) -> DeploymentTarget:
 @flow(name="resume-rollout", flow_run_name=run_name)
 async def resume_rollout(target: DeploymentTarget, last: RolloutRecord) -> RolloutRecord | None:
     """Bring one rollout to its end: a run of its own, so that a person can be asked in it."""
-    unanswered, cancelled = await _ownership.unanswered(last), await _ownership.cancelled(last)
+    unanswered, cancelled = await _ownership.unanswered(last), await _ownership.cancellation(last)
     async with _ownership.only_one(target.endpoint):
         record = await _journal.latest(target.endpoint)
         if record is None or record.phase is Phase.ENDED or record.driver != last.driver:
             return None  # somebody else has taken it up meanwhile
         record = await take_over(target, record)
     if cancelled:  # while it was suspended, or it died before it could turn back
-        record = abort(record, "the flow run was cancelled", decided_by="cancellation")
+        said = f": {cancelled.message}" if cancelled.message else ""
+        record = abort(record, f"the flow run was cancelled{said}", decided_by="cancellation")
     elif in_flight(record) and (record.plan.on_lost == "roll_back" or _wants_examples(record)):
         record = abort(record, "the process that drove it was lost", decided_by="reconcile")
     elif unanswered and (gate := gate_of(record)):
         record = answered(record, silence(record, gate), datetime.now(UTC))
     try:
-        return await drive(record, _effects_for(target, record))
+        return await drive(record, Effects(target) if record.mode == "swap" else native_effects(target, record))
     except StaleEpoch as error:
         return surrendered(error)
 
@@ -109,9 +110,3 @@ async def resume_rollout(target: DeploymentTarget, last: RolloutRecord) -> Rollo
 def _wants_examples(record: RolloutRecord) -> bool:
     """Whether a golden set is still to be asked: its examples are never kept, so nobody but the caller can."""
     return record.golden_set is not None and record.phase not in _JUDGED
-
-
-def _effects_for(target: DeploymentTarget, record: RolloutRecord) -> Effects:
-    if record.mode == "swap":
-        return Effects(target)
-    return NativeReturn(target) if record.kind == "roll_back" else NativeEffects(target)

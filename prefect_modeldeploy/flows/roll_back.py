@@ -11,7 +11,7 @@ from prefect_modeldeploy.errors import InvalidInput, RolloutInProgress, StaleEpo
 from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Effects
-from prefect_modeldeploy.flows._native import promote_natively, roll_back_natively
+from prefect_modeldeploy.flows._native import roll_back_natively
 from prefect_modeldeploy.flows._start import (
     driven_to_its_end,
     final,
@@ -19,13 +19,13 @@ from prefect_modeldeploy.flows._start import (
     run_rollout,
     surrendered,
     take_over,
+    turned_by_hand,
 )
 from prefect_modeldeploy.rollout import (
     ON_THE_WAY_BACK,
     CanaryPlan,
     Phase,
     RolloutRecord,
-    abort,
     by_swap,
     in_flight,
     is_slow_way_back,
@@ -80,13 +80,12 @@ async def _roll_back(target: DeploymentTarget, to: str | None, note: str) -> Rol
         last = await _left_alone(last)
         if last.phase is Phase.ENDED and last.outcome == "promoted":
             return final(_of_the_same_alarm(last))
-        to = last.canary if last.mode == "swap" else None  # its run is gone, or it came to nothing: once more
+        to = None if last.turns_away else last.canary  # its run is gone, or it came to nothing: once more
     if last.mode == "native" if last else not target.splits:
-        return await (promote_natively(target, to, None, note) if to else roll_back_natively(target, note))
+        return await roll_back_natively(target, to, note)
     current = reopened(last) if last and await _is_in_force(last, target) else None
     if current and (in_flight(current) or is_slow_way_back(current)) and to != current.canary:
-        reason = f"rolled back by hand: {note}" if note else "rolled back by hand"
-        aborted = await take_over(target, abort(current, reason, decided_by="person"))
+        aborted = await take_over(target, await turned_by_hand(current, note))
         if to in (None, current.stable):
             return await driven_to_its_end(aborted, Effects(target))
         last = await drive(aborted, Effects(target))

@@ -49,6 +49,7 @@ def facts_table(record: RolloutRecord) -> list[Row]:
         "Took": words.duration(record.seconds),
         "Decided by": words.metric(record.decided_by) if record.decided_by else "",
         **_answer(record),
+        **_order(record),
         "Rollout": words.plain(record.id),
     }
     return [{"Fact": name, "Value": value} for name, value in facts.items() if value]
@@ -107,6 +108,14 @@ def _answer(record: RolloutRecord) -> Row:
     what = f"{said.decision.replace('_', ' ')}, before {words.plain(said.gate, 80)}"
     comment = words.plain(said.comment)
     return {name: f"{_person(said.who)}: {what}, {words.when(said.at)}" + (f": {comment}" if comment else "")}
+
+
+def _order(record: RolloutRecord) -> Row:
+    """What the rollout was told last while it ran."""
+    if (told := record.told) is None:
+        return {}
+    why = words.plain(told.why)
+    return {"Ordered by": f"{_person(told.who)}: {told.order}, {words.when(told.at)}" + (f": {why}" if why else "")}
 
 
 def _named(version: str, deployment: str) -> str:

@@ -16,6 +16,7 @@ from prefect_modeldeploy.rollout.machine import (
     is_slow_way_back,
     judged,
     next_effect,
+    obeyed,
     passed_over,
     reopened,
     step_over,
@@ -33,6 +34,7 @@ from prefect_modeldeploy.rollout.record import (
     Phase,
     RolloutRecord,
     StepResult,
+    Told,
     shortened,
 )
 from prefect_modeldeploy.rollout.timeline import ArmPoint, Point
@@ -55,6 +57,7 @@ __all__ = [
     "RolloutRecord",
     "ShadowPlan",
     "StepResult",
+    "Told",
     "abort",
     "answered",
     "asks_to_promote",
@@ -68,6 +71,7 @@ __all__ = [
     "is_slow_way_back",
     "judged",
     "next_effect",
+    "obeyed",
     "passed_over",
     "reopened",
     "shortened",

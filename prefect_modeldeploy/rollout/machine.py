@@ -24,7 +24,7 @@ again, and doing an effect twice changes nothing.
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from prefect_modeldeploy.rollout.record import Answer, Phase, RolloutRecord, StepResult
+from prefect_modeldeploy.rollout.record import Answer, Phase, RolloutRecord, StepResult, Told
 
 
 class Effect(StrEnum):
@@ -199,6 +199,18 @@ def in_full(record: RolloutRecord, reason: str, *, decided_by: str = "person") -
     return record.model_copy(update={"phase": Phase.APPROVED, "reason": reason, "decided_by": decided_by})
 
 
+def obeyed(record: RolloutRecord, told: Told, reason: str, *, decided_by: str) -> RolloutRecord:
+    """The record after an order; the same one if there is nothing to be done any more."""
+    match told.order:
+        case "abort":
+            after = abort(record, reason, decided_by=decided_by)
+        case "skip":
+            after = passed_over(record, reason, decided_by=decided_by)
+        case "promote-fully":
+            after = in_full(record, reason, decided_by=decided_by)
+    return record if after is record else after.model_copy(update={"told": told})
+
+
 def finish(record: RolloutRecord, effect: Effect, now: datetime) -> RolloutRecord:
     """The record to save after an effect that has no outcome of its own."""
     changes: dict[str, object] = {"phase": _DONE[effect]}
@@ -271,11 +283,14 @@ def held(record: RolloutRecord, reason: str) -> RolloutRecord:
 
 
 def by_swap(record: RolloutRecord) -> RolloutRecord:
-    """A rollout whose provider does not get its own promotion done: the canary, which serves, is promoted by a swap."""
+    """A rollout whose provider does not get its own promotion done: the canary, which serves, is promoted by a swap.
+
+    It is handed over to itself: there is no way back from there either, and nothing holds it.
+    """
     if record.phase not in _HANDING_OVER:
         return record
     plan = record.plan.model_copy(update={"promote": "swap", "former": "keep"})
-    return record.model_copy(update={"phase": Phase.BAKED, "plan": plan, "serving": None})
+    return record.model_copy(update={"phase": Phase.HANDED_OVER, "plan": plan, "serving": None})
 
 
 def reopened(record: RolloutRecord) -> RolloutRecord:

@@ -55,7 +55,7 @@ class Actor(BaseModel):
     declared: bool = Field(True, description="True when nobody but the caller vouches for the name.")
 
 
-_LONGEST = 600
+_LONGEST, _ORDER = 600, 150
 
 
 class Driver(BaseModel):
@@ -79,6 +79,17 @@ class Answer(BaseModel):
     gate: str
     decision: Decision
     comment: str = ""
+    who: Actor
+    at: datetime
+
+
+class Told(BaseModel):
+    """An order that a rollout has obeyed: whose it was, and why."""
+
+    model_config = ConfigDict(frozen=True)
+
+    order: Order
+    why: str = ""
     who: Actor
     at: datetime
 
@@ -138,6 +149,7 @@ class RolloutRecord(BaseModel):
     stable: str | None = Field(None, description="Deployment that served before; None if there was none.")
     canary: str = Field(description="Deployment that is rolled out; the spec's name until it is created.")
     serving: str | None = Field(None, description="What serves after a native promotion; it can be a copy.")
+    named: bool = Field(False, description="A native roll-back to a version that was named: the provider promotes it.")
     goal: str | None = Field(
         None, description="Version that a native roll-back returns to, where the provider alone could go too far."
     )
@@ -159,6 +171,7 @@ class RolloutRecord(BaseModel):
     held_since: datetime | None = Field(None, description="When the waiting began that lasts still.")
     passed: str = Field("", description="The last gate that a person, or nobody, had to open.")
     answer: Answer | None = Field(None, description="What a person said last; the audit has all of it.")
+    told: Told | None = Field(None, description="The last order that it obeyed; the audit has all of them.")
     promoting: bool = Field(False, description="The provider may have been asked for its own promotion.")
     undecided: bool = Field(False, description="The deadline has passed without a verdict, and a person is asked.")
     outcome: Outcome | None = None
@@ -195,6 +208,11 @@ class RolloutRecord(BaseModel):
                 return 100.0 if self.outcome == "promoted" else 0.0
 
     @property
+    def turns_away(self) -> bool:
+        """Whether it is about a version that the provider turns away: it alone knows what served before."""
+        return self.mode == "native" and self.kind == "roll_back" and not self.named
+
+    @property
     def candidate(self) -> str:
         """What the caller named: the spec's name, or the deployment's id."""
         return self.spec.name if self.spec else self.canary
@@ -205,13 +223,15 @@ class RolloutRecord(BaseModel):
         changes["schema_version"] = SCHEMA_VERSION  # though an earlier version began it
         if self.answer is not None:
             changes["answer"] = self.answer.model_copy(update={"comment": shortened(self.answer.comment)})
+        if self.told is not None:  # the reason says it as well, where it turns the rollout back
+            changes["told"] = self.told.model_copy(update={"why": shortened(self.told.why, _ORDER)})
         return self.model_copy(update=changes).model_dump_json(exclude={"steps"}, exclude_none=True)
 
 
-def shortened(text: str) -> str:
-    """The beginning and the end of what takes more room than 600 ASCII letters in the JSON of JSON that is saved."""
-    kept, short = _LONGEST, text
-    while _room(short) > _LONGEST:
+def shortened(text: str, longest: int = _LONGEST) -> str:
+    """The beginning and the end of what takes more room than so many letters in the JSON of JSON that is saved."""
+    kept, short = longest, text
+    while _room(short) > longest:
         short = f"{text[: kept * 2 // 3]} ... {text[-(kept * 3 // 10) :]}"
         kept = kept * 9 // 10
     return short

@@ -15,7 +15,6 @@ def materialised(record: RolloutRecord) -> None:
 
     An event and no `@materialize` task: it cannot fail, so nothing that serves is ever turned back because of it.
     """
-    turned_away = record.mode == "native" and record.kind == "roll_back"  # that is what its record is about
     emit_event(
         event="prefect.asset.materialization.succeeded",
         resource={
@@ -26,7 +25,7 @@ def materialised(record: RolloutRecord) -> None:
         related=[{"prefect.resource.id": "prefect-modeldeploy", "prefect.resource.role": "asset-materialized-by"}],
         payload={
             "deployment": record.serving or record.canary,
-            "version": None if turned_away else record.canary_version,
+            "version": None if record.turns_away else record.canary_version,
             "former": record.stable,
             "rollout": record.id,
             "who": record.who.name,

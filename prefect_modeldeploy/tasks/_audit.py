@@ -24,14 +24,14 @@ async def append(
     target: DeploymentTarget,
     record: RolloutRecord,
     effect: str,
-    seen: StepResult | None = None,
+    before: RolloutRecord | None = None,
     within_seconds: float | None = None,
 ) -> None:
-    """Add what an effect came to, and the verdict that it gave.
+    """Add what an effect came to, and what was seen and said since the record `before` it.
 
     What cannot be added, or not within that time, is logged in full: a rollout does not stop for it.
     """
-    entry = entry_of(record, effect, seen)
+    entry = entry_of(record, effect, before)
     try:
         with anyio.fail_after(within_seconds):
             await _add(target, record, entry)
@@ -92,8 +92,12 @@ def counted(events: Iterable[dict[str, Any]], record: RolloutRecord) -> tuple[St
     return tuple(StepResult.model_validate(event["verdict"]) for event in found)
 
 
-def entry_of(record: RolloutRecord, effect: str, seen: StepResult | None = None) -> dict[str, Any]:
-    """What is worth keeping of a record after an effect."""
+def entry_of(record: RolloutRecord, effect: str, before: RolloutRecord | None = None) -> dict[str, Any]:
+    """What is worth keeping of a record after an effect.
+
+    Without a record before it, as that of who begins to drive one, it tells what was said last: by whom it was taken
+    over, say, or that nobody answered.
+    """
     facts = {
         "rollout": record.id,
         "effect": effect,
@@ -110,10 +114,12 @@ def entry_of(record: RolloutRecord, effect: str, seen: StepResult | None = None)
     }
     if record.phase is Phase.PLANNED or effect == "claim":
         facts |= {"who": record.who.model_dump(), "why": record.why, "plan": _plan(record)}
-    if seen is not None:
-        facts["verdict"] = seen.model_dump(mode="json", exclude_none=True)
-    if effect in ("ask", "approve") and record.answer:
+    if before is not None and len(record.steps) > len(before.steps):
+        facts["verdict"] = record.steps[-1].model_dump(mode="json", exclude_none=True)
+    if record.answer is not None and (before is None or record.answer != before.answer):
         facts["answer"] = record.answer.model_dump(mode="json")
+    if record.told is not None and (before is None or record.told != before.told):
+        facts["told"] = record.told.model_dump(mode="json")
     return {key: value for key, value in facts.items() if value not in (None, "")}
 
 

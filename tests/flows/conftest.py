@@ -13,6 +13,7 @@ from prefect.events.filters import EventFilter, EventResourceFilter
 
 from prefect_modeldeploy import CanaryPlan, DeploymentSpec, DeploymentTarget, JudgePlan, LocalServing
 from prefect_modeldeploy.local.autostart import stop_node
+from prefect_modeldeploy.local.client import NodeClient
 from prefect_modeldeploy.target import client_of, router_of
 from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm
 from tests.traffic.load import Answers, load
@@ -75,6 +76,12 @@ class Site:
     async def deployments(self) -> dict[str, str]:
         async with client_of(self.target) as client:
             return {d.id: d.status.value for d in await client.find()}
+
+    async def audit(self) -> list[dict[str, Any]]:
+        """What the gateway has kept of the endpoint."""
+        async with router_of(self.target) as (router, name):
+            assert isinstance(router, NodeClient)
+            return await router.audit(name)
 
     async def load(self, rate: float = 300, *, try_again: bool = False) -> AbstractAsyncContextManager[Answers]:
         async with router_of(self.target) as (router, name):

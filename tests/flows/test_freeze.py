@@ -2,6 +2,8 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -11,6 +13,7 @@ from prefect_modeldeploy.flows import _gates, promote_to_production
 from prefect_modeldeploy.tasks import _journal
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site
+from tests.flows.hosted import hosted
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.slow]
 
@@ -69,6 +72,23 @@ async def test_harm_is_seen_while_it_holds_between_steps(site: Site) -> None:
     assert (record.outcome, record.decided_by) == ("rolled_back", "failures")
     assert [step.weight for step in record.steps][-1] == 20
     assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("when_frozen", ["refuse", "hold"])
+async def test_a_roll_back_to_a_named_version_in_the_providers_own_way_is_free(
+    when_frozen: Literal["refuse", "hold"], tmp_path: Path
+) -> None:
+    async with hosted("scale", tmp_path) as hosting:
+        good = await promote_to_production(hosting.target, hosting.newer[0], mode="native")
+        before = await hosting.served()
+        await promote_to_production(hosting.target, hosting.newer[1], mode="native")
+        assert await hosting.served() != before
+        calendar = FreezeCalendar(windows=(ALWAYS,), when_frozen=when_frozen)
+        frozen = hosting.target.model_copy(update={"freeze": calendar})
+        back = await asyncio.wait_for(roll_back(frozen, to=good.canary), 100)
+        assert (back.kind, back.outcome) == ("roll_back", "promoted")
+        assert await hosting.served() == before
 
 
 async def _waits(target: DeploymentTarget) -> bool:

@@ -15,6 +15,7 @@ from prefect_modeldeploy.rollout import Phase, RolloutRecord
 from prefect_modeldeploy.rollout.judging import judge_of
 from prefect_modeldeploy.target import DeploymentTarget, client_of
 from prefect_modeldeploy.tasks import _journal
+from prefect_modeldeploy.tasks._identity import this_user
 from prefect_modeldeploy.tasks.traffic import aclaim_endpoint, aset_arms
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site
@@ -120,8 +121,11 @@ async def test_it_can_be_rolled_back_while_its_former_version_is_let_go(site: Si
 async def test_it_can_be_rolled_back_after_somebody_died_while_taking_it_over(site: Site) -> None:
     record = await _stopped_in_the_middle(site)
     await aclaim_endpoint(site.target)  # and nothing was saved after it
-    back = await roll_back(site.target)
+    back = await roll_back(site.target, note="it stood still")
     assert (back.id, back.outcome, back.decided_by) == (record.id, "rolled_back", "person")
+    [told] = [entry["event"]["told"] for entry in await site.audit() if "told" in entry["event"]]
+    assert (told["order"], told["who"]["name"], told["why"]) == ("abort", this_user(), "it stood still")
+    assert back.reason == f"rolled back by hand, by {this_user()}: it stood still"
     assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from prefect_modeldeploy import (
     canary_rollout,
     orders,
     promote_to_production,
+    reconcile_rollouts,
     roll_back,
     scale_to_zero,
     wake_up,
@@ -79,6 +81,43 @@ async def test_a_roll_back_that_died_after_its_effect_goes_back_by_one_and_no_mo
             await roll_back(site.target)
         assert await site.served() == before
         await roll_back(site.target)
+        assert await site.served() == before
+
+
+@pytest.mark.timeout(300)
+async def test_a_roll_back_to_a_named_version_that_died_goes_on_to_that_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever takes it up does not ask the provider what served before, which is something else."""
+    async with hosted("scale", tmp_path) as site:
+        good = await promote_to_production(site.target, site.newer[0], mode="native")
+        before = await site.served()
+        bad = await promote_to_production(site.target, site.newer[1], mode="native")
+        for again in (partial(reconcile_rollouts, [site.target]), partial(roll_back, site.target)):
+            with dying_at(Phase.FULL, monkeypatch), pytest.raises(KeyboardInterrupt):
+                await roll_back(site.target, to=good.canary)
+            assert await site.served() != before
+            await again()
+            back = await _journal.latest(site.target.endpoint)
+            assert back is not None
+            assert (back.kind, back.outcome, back.canary) == ("roll_back", "promoted", good.canary)
+            assert await site.served() == before
+            await promote_to_production(site.target, bad.canary, mode="native")
+
+
+async def test_a_roll_back_to_a_named_version_turns_back_what_is_in_flight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hosted("scale", tmp_path) as site:
+        good = await promote_to_production(site.target, site.newer[0], mode="native")
+        before = await site.served()
+        with dying_at(Phase.READY, monkeypatch), pytest.raises(KeyboardInterrupt):
+            await promote_to_production(site.target, site.newer[1], mode="native")
+        turned = await roll_back(site.target, to=good.canary, note="not this one")
+        assert (turned.kind, turned.outcome, turned.decided_by) == ("promotion", "rolled_back", "person")
+        assert "not this one" in turned.reason
+        assert turned.told is not None
+        assert turned.told.why == "not this one"
         assert await site.served() == before
 
 

@@ -11,19 +11,22 @@ from pathlib import Path
 
 import pytest
 from prefect.settings import get_current_settings
+from prefect.variables import Variable
 
 from prefect_modeldeploy import canary_rollout, roll_back
 from prefect_modeldeploy.errors import RolloutsHalted
 from prefect_modeldeploy.flows import _driver, _ownership, promote_to_production
-from prefect_modeldeploy.rollout import Approval, Effect, Phase, finish, next_effect
+from prefect_modeldeploy.rollout import Actor, Approval, Effect, Phase, finish, next_effect
 from prefect_modeldeploy.tasks import _journal, _red_button
+from prefect_modeldeploy.tasks._identity import this_user
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site
+from tests.flows.hosted import hosted
 from tests.flows.test_holding import Away
 from tests.prefect_server import running_server
 from tests.rollout.test_machine import record
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,8 @@ async def test_a_rollout_under_way_gives_the_traffic_back_and_takes_its_canary_d
             record = await running
     assert (record.outcome, record.decided_by) == ("rolled_back", "red button")
     assert "incident 12" in record.reason
+    assert record.told is not None
+    assert (record.told.order, record.told.who, record.told.why) == ("abort", Actor(name=this_user()), "incident 12")
     assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
     assert f"{site.target.model}-2" not in await site.deployments()
     assert not [failure for failure in answers.failures if failure != "status 500"]
@@ -122,3 +127,35 @@ async def test_nothing_new_begins_but_roll_backs(site: Site) -> None:
         assert set(await site.deployments()) == set(before)
         await roll_back(site.target)
     assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("provider", ["baseten", "scale"])  # one can call its promotions off, one cannot
+async def test_nothing_halts_a_roll_back_to_a_named_version_in_the_providers_own_way(
+    provider: str, tmp_path: Path
+) -> None:
+    async with hosted(provider, tmp_path) as hosting:
+        target = hosting.target
+        good = await promote_to_production(target, hosting.newer[0], mode="native")
+        before = await hosting.served()
+        await promote_to_production(target, hosting.newer[1], mode="native")
+        assert await hosting.served() != before
+        await _red_button.press("incident 15")
+        try:
+            with pytest.raises(RolloutsHalted, match="incident 15"):
+                await promote_to_production(target, good.canary, mode="native")
+            back = await roll_back(target, to=good.canary)
+        finally:
+            await _red_button.release()
+        assert (back.kind, back.outcome, back.canary) == ("roll_back", "promoted", good.canary)
+        assert await hosting.served() == before
+
+
+async def test_a_text_that_somebody_has_set_in_the_ui_presses_it_too() -> None:
+    assert await _red_button.pressed() is None
+    await Variable.aset(_red_button.VARIABLE, "incident 16")
+    try:
+        assert str(await _red_button.pressed()) == "by somebody: incident 16"
+    finally:
+        await _red_button.release()
+    assert await _red_button.pressed() is None

@@ -31,6 +31,7 @@ from prefect_modeldeploy.local.home import Home
 from prefect_modeldeploy.rollout import Effect, Phase, next_effect
 from prefect_modeldeploy.target import client_of, router_of
 from prefect_modeldeploy.tasks import _journal
+from prefect_modeldeploy.tasks._identity import this_user
 from prefect_modeldeploy.tasks.traffic import aset_arms
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site
@@ -98,13 +99,19 @@ async def test_an_event_about_another_endpoint_is_not_for_it(site: Site) -> None
         other = Resource({"prefect.resource.id": "modeldeploy.local.another"})
         async with get_events_client() as client:
             await client.emit(Event(event="modeldeploy.rollout.abort", resource=other))
-        await orders.order(site.target.endpoint, "skip")
+        await orders.order(site.target.endpoint, "skip", "it is known to be good")
         await eventually(lambda: _step_of(site, 1), seconds=60)
         assert not running.done()
         await orders.order(site.target.endpoint, "promote-fully", "it is urgent")
         record = await asyncio.wait_for(running, 60)
     assert (record.outcome, record.decided_by) == ("promoted", "event")
     assert "it is urgent" in record.reason
+    told = [(entry["phase"], entry["told"]) for entry in [e["event"] for e in await site.audit()] if "told" in entry]
+    assert [(phase, each["order"], each["who"]["name"], each["why"]) for phase, each in told] == [
+        ("ATTACHED", "skip", this_user(), "it is known to be good"),
+        ("APPROVED", "promote-fully", this_user(), "it is urgent"),
+    ]
+    assert f"{this_user()} (by their own account): promote-fully" in Path(record.report or "").read_text()
 
 
 async def _step_of(site: Site, step: int) -> bool:
@@ -205,8 +212,7 @@ async def test_a_person_answers_at_every_gate(site: Site) -> None:
     assert record.outcome == "promoted", record.reason
     assert record.answer is not None
     assert (record.answer.gate, record.answer.decision, record.answer.comment) == ("step 3", "skip", "fine")
-    async with router_of(site.target) as (router, name):
-        entries = [entry["event"] for entry in await router.audit(name)]  # type: ignore[attr-defined]
+    entries = [entry["event"] for entry in await site.audit()]
     assert [e["answer"]["gate"] for e in entries if "answer" in e] == said
     assert entries[0]["plan"]["steps"] == [20, 30, 50]
     assert [e["effect"] for e in entries][-1] == "end"

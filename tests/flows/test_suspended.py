@@ -14,6 +14,7 @@ from prefect_modeldeploy import orders, reconcile_rollouts
 from prefect_modeldeploy.errors import RolloutError
 from prefect_modeldeploy.rollout import Approval, Phase, RolloutRecord
 from prefect_modeldeploy.tasks import _journal
+from prefect_modeldeploy.tasks._identity import this_user
 from tests.chaos.fault_points import serving
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site
@@ -73,6 +74,7 @@ async def test_once_it_is_answered_it_is_its_own_worker_that_takes_it_up(site: S
     assert (await state_of(run)).is_cancelled()
     [record] = await reconcile_rollouts([site.target])
     assert (record.outcome, record.decided_by) == ("rolled_back", "cancellation")
+    assert f"aborted by {this_user()}: it was the wrong version" in record.reason
     assert await nothing_is_left(site)
 
 
@@ -122,6 +124,8 @@ async def test_silence_is_the_answer_once_prefect_has_failed_the_run_for_it(site
     [record] = await reconcile_rollouts([site.target])
     assert (record.outcome, record.decided_by) == ("rolled_back", "approval"), record.reason
     assert "nobody answered in time" in record.reason
+    [answer] = [entry["event"]["answer"] for entry in await site.audit() if "answer" in entry["event"]]
+    assert (answer["gate"], answer["decision"], answer["who"]["name"]) == ("traffic", "roll_back", "nobody")
     assert await nobody_was_asked_again(record)
     assert await nothing_is_left(site)
 

@@ -7,7 +7,7 @@ import pytest
 
 from prefect_modeldeploy.report import words
 from prefect_modeldeploy.report.tables import facts_table, steps_table
-from prefect_modeldeploy.rollout.record import Actor, Answer
+from prefect_modeldeploy.rollout.record import Actor, Answer, Told
 
 from .simulated_rollouts import promoted, rolled_back, silent, without_steps
 
@@ -60,6 +60,14 @@ def test_who_approved_when_and_why_is_a_fact() -> None:
     refused = {row["Fact"]: row["Value"] for row in facts_table(rollout.model_copy(update={"answer": silence}))}
     assert refused["Answered by"] == "nobody: roll back, before step 2, 2026-03-29 09:00:00 UTC"
     assert not {"Approved by", "Answered by"} & {row["Fact"] for row in facts_table(rollout)}
+
+
+def test_who_ordered_what_and_why_is_a_fact() -> None:
+    rollout, _ = promoted()
+    told = Told(order="skip", why="known\nto be good", who=Actor(name="mira"), at=datetime(2026, 3, 29, 9, tzinfo=UTC))
+    facts = {row["Fact"]: row["Value"] for row in facts_table(rollout.model_copy(update={"told": told}))}
+    assert facts["Ordered by"] == "mira (by their own account): skip, 2026-03-29 09:00:00 UTC: known to be good"
+    assert "Ordered by" not in {row["Fact"] for row in facts_table(rollout)}
 
 
 def test_no_data_is_said_in_words() -> None:

@@ -2,7 +2,7 @@
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
@@ -14,9 +14,11 @@ from prefect_modeldeploy.rollout import (
     Approval,
     CanaryPlan,
     Effect,
+    Order,
     Phase,
     RolloutRecord,
     StepResult,
+    Told,
     abort,
     answered,
     by_swap,
@@ -26,6 +28,7 @@ from prefect_modeldeploy.rollout import (
     is_slow_way_back,
     judged,
     next_effect,
+    obeyed,
     reopened,
     step_over,
     waited,
@@ -249,7 +252,9 @@ def test_while_the_provider_promotes_nothing_is_turned_back_and_the_canary_serve
 @pytest.mark.parametrize("phase", [Phase.CLEARED, Phase.HANDED_OVER])
 def test_a_promotion_that_the_provider_does_not_get_done_is_settled_by_a_swap(phase: Phase) -> None:
     stuck = record(plan=NATIVE, phase=phase, serving="copy" if phase is Phase.HANDED_OVER else None)
-    effects, end = run(by_swap(stuck), [])
+    settled = by_swap(stuck)
+    assert not in_flight(settled), "what served before may be changed by now: nothing turns back to it"
+    effects, end = run(settled, [])
     assert effects == ["promote", "retire_former", "end"]
     assert (end.outcome, end.serving, end.plan.former) == ("promoted", None, "keep")
 
@@ -289,13 +294,22 @@ def test_what_was_held_without_steps_has_a_phase_and_a_weight() -> None:
 
 def test_however_much_people_write_the_record_can_be_saved() -> None:
     answer = Answer(gate="step 2", decision="roll_back", comment="c" * 9000, who=Actor(name="ada"), at=T0)
-    told = abort(
-        record(phase=Phase.SHIFTED, why="w" * 9000, answer=answer), "it began so " + "r" * 9000 + " and ended so"
-    )
-    assert len(told.saved()) < 4000
-    again = RolloutRecord.model_validate_json(told.saved())
+    order = Told(order="abort", why="o" * 9000, who=Actor(name="mira"), at=T0)
+    wordy = record(phase=Phase.SHIFTED, why="w" * 9000, answer=answer)
+    turned = obeyed(wordy, order, "it began so " + "r" * 9000 + " and ended so", decided_by="event")
+    assert len(turned.saved()) < 4000
+    again = RolloutRecord.model_validate_json(turned.saved())
+    assert again.told is not None
+    assert again.told.who == order.who
     assert again.reason.startswith("it began so")
     assert again.reason.endswith("and ended so")
+
+
+@pytest.mark.parametrize("order", get_args(Order))
+def test_whose_an_order_was_is_kept_if_it_is_obeyed(order: Order) -> None:
+    told, running = Told(order=order, who=Actor(name="mira"), at=T0), record(phase=Phase.SHIFTED)
+    assert obeyed(running, told, "by mira", decided_by="event").told == told
+    assert obeyed(late := record(phase=Phase.PROMOTED), told, "by mira", decided_by="event") is late
 
 
 def test_a_slow_way_back_is_hurried_by_who_has_no_time() -> None:

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from prefect_modeldeploy.rollout import Phase, StepResult
+from prefect_modeldeploy.rollout import Actor, Answer, Phase, StepResult, Told
 from prefect_modeldeploy.tasks._audit import counted, entry_of
-from tests.rollout.test_machine import record, result
+from tests.rollout.test_machine import T0, record, result
 
 
 def start(epoch: int, cursor: str) -> dict[str, Any]:
@@ -12,7 +12,8 @@ def start(epoch: int, cursor: str) -> dict[str, Any]:
 
 
 def verdict(epoch: int, cursor: str, step: int) -> dict[str, Any]:
-    return entry_of(record(cursor=cursor, epoch=epoch, phase=Phase.ATTACHED), "observe", seen(step))
+    after = record(cursor=cursor, epoch=epoch, phase=Phase.ATTACHED, steps=(seen(step),))
+    return entry_of(after, "observe", before=record())
 
 
 def seen(step: int) -> StepResult:
@@ -47,6 +48,16 @@ def test_another_rollout_of_the_endpoint_has_verdicts_of_its_own() -> None:
 
 
 def test_a_verdict_of_harm_is_kept_wherever_it_was_seen() -> None:
-    turned = entry_of(record(phase=Phase.ROLLING_BACK), "ask", seen(0))
-    assert turned["verdict"]["step"] == 0
-    assert "verdict" not in entry_of(record(phase=Phase.SHIFTED), "shift")
+    turned = record(phase=Phase.ROLLING_BACK, steps=(seen(0),))
+    assert entry_of(turned, "ask", before=record())["verdict"]["step"] == 0
+    assert "verdict" not in entry_of(record(phase=Phase.SHIFTED), "shift", before=record())
+
+
+def test_what_was_said_is_in_the_entry_that_came_of_it_and_where_somebody_takes_over() -> None:
+    answer = Answer(gate="step 2", decision="promote", comment="go", who=Actor(name="ada"), at=T0)
+    told = Told(order="skip", why="known", who=Actor(name="mira"), at=T0)
+    said = record(phase=Phase.ATTACHED, answer=answer, told=told)
+    for entry in (entry_of(said, "observe", before=record()), entry_of(said, "start")):
+        assert (entry["answer"]["who"]["name"], entry["answer"]["comment"]) == ("ada", "go")
+        assert (entry["told"]["who"]["name"], entry["told"]["order"], entry["told"]["why"]) == ("mira", "skip", "known")
+    assert not {"answer", "told"} & set(entry_of(said, "shift", before=said))
