@@ -17,9 +17,10 @@ from prefect_modeldeploy.target import DeploymentTarget, client_of
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks._identity import this_user
 from prefect_modeldeploy.tasks.traffic import aclaim_endpoint, aset_arms
+from tests.chaos.accidents import Case
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site
-from tests.flows.test_ownership import start
+from tests.flows.test_ownership import start, strike
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -225,6 +226,59 @@ async def test_an_open_rollout_is_taken_up_again_with_its_evidence(site: Site, t
     assert first == record.judge_state != again.judge_state
     judged = sum(step.canary_requests for step in again.steps)
     assert judged <= answers.by_arm["canary"], "no window was counted twice"
+
+
+@pytest.mark.slow
+async def test_evidence_that_an_upgrade_cannot_go_on_with_is_gathered_again(site: Site, tmp_path: Path) -> None:
+    """What was measured in the first step counts, under the rules of the version that goes on."""
+    async with await site.load() as answers:
+        await site.history(answers)
+        killed = start(site, tmp_path, "observe:saved", "kill")
+        await asyncio.to_thread(killed.communicate, timeout=120)
+        record = await _journal.load(site.target.endpoint)
+        assert record is not None
+        former = {"schema": 1, "settings": "0123456789ab", "ids": "", "judge": "of a former version"}
+        await _journal.save(record.model_copy(update={"judge_state": former}))
+        again = await canary_rollout(site.target, site.spec("2"), QUICK)
+    assert (again.id, again.outcome, again.decided_by) == (record.id, "promoted", "failures"), again.reason
+    each = [step.canary_requests for step in again.steps]
+    assert len(each) == 2
+    assert judge_of(again).verdict().canary_requests == sum(each), "both steps are evidence, and each counts once"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["wait_ready:saved", "fill:after", "fill:saved", "promote:after"])
+async def test_a_promotion_whose_process_was_killed_goes_on(point: str, site: Site, tmp_path: Path) -> None:
+    """Before its traffic moves, when it has and nobody has saved that, while it bakes, when all is done but saved."""
+    arguments = {"target": site.target, "candidate": site.spec("2"), "bake_seconds": 1.0}
+    async with await site.load() as answers:
+        await site.history(answers)
+        killed = strike(Case(promote_to_production, arguments, site.target, point, "kill", tmp_path / "struck"))
+        await asyncio.to_thread(killed.communicate, timeout=120)
+        record = await _journal.load(site.target.endpoint)
+        assert record is not None
+        assert (record.phase is Phase.ENDED, record.outcome) == (False, None)
+        again = await promote_to_production(**arguments)
+    assert (again.id, again.outcome, again.kind, again.mode) == (record.id, "promoted", "promotion", "swap")
+    assert again.epoch > record.epoch
+    assert await site.arms() == {"stable": (f"{site.target.model}-2", 100.0)}
+    assert sorted(await site.deployments()) == [f"{site.target.model}-1", f"{site.target.model}-2"]
+    assert set(answers.failures) <= {"status 500"}, "no request was lost"
+
+
+@pytest.mark.slow
+async def test_a_promotion_that_was_let_go_of_is_taken_up_at_once(site: Site) -> None:
+    """As by a run that could not go on: the record names no driver, so nobody's silence is waited for."""
+    promoted = await promote_to_production(site.target, site.spec("2"), note="first")
+    stable = {"stable": (f"{site.target.model}-1", 100.0)}
+    await aset_arms(site.target, stable, expected_epoch=promoted.epoch)
+    let_go = {"phase": Phase.DEPLOYED, "outcome": None, "ended_at": None, "driver": None}
+    await _journal.save(promoted.model_copy(update=let_go))
+    with pytest.raises(RolloutInProgress, match=promoted.candidate):
+        await promote_to_production(site.target, site.spec("3"))
+    again = await promote_to_production(site.target, site.spec("2"), note="second")
+    assert (again.id, again.outcome, again.why) == (promoted.id, "promoted", "first"), again.reason
+    assert await site.arms() == {"stable": (f"{site.target.model}-2", 100.0)}
 
 
 @pytest.mark.slow

@@ -217,9 +217,14 @@ async def test_where_no_router_refuses_old_epochs_the_record_tells_the_newest_dr
 def start(site: Site, directory: Path, point: str, how: str, **plan: object) -> "subprocess.Popen[str]":
     """A process that rolls version 2 out, and has an accident at a point."""
     arguments = {"target": site.target, "candidate": site.spec("2"), "plan": QUICK.model_copy(update=plan)}
-    case = Case(canary_rollout, arguments, site.target, point, how, directory / "struck").write(directory / "case")
+    return strike(Case(canary_rollout, arguments, site.target, point, how, directory / "struck"))
+
+
+def strike(case: Case) -> "subprocess.Popen[str]":
+    """A process that runs a flow, and has an accident."""
+    written = case.write(case.marker.with_name("case"))
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.chaos.victim", str(case)],
+        [sys.executable, "-m", "tests.chaos.victim", str(written)],
         env={**os.environ, "PREFECT_API_URL": get_current_settings().api.url or ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
