@@ -159,11 +159,14 @@ async def test_an_order_is_heard_by_the_rollout_of_this_endpoint(modeldeploy: Te
         assert (await modeldeploy("order", other.endpoint, "abort")).code == 0
         plain = await modeldeploy("order", record.endpoint, "skip", "--why", WHY)
         heard = await asyncio.wait_for(signals.next(), 60)
-        assert (heard.order, heard.reason) == ("skip", f"skip by event of {this_user()}: {WHY}")
+        assert heard.told is not None
+        assert (heard.told.order, heard.reason) == ("skip", f"skip by event of {this_user()}: {WHY}")
         named = {"endpoint": record.endpoint, "rollout": record.id, "candidate": "fraud-2"}
         told = (await modeldeploy("order", record.endpoint, "promote-fully", "--json")).json()
         assert told == named | {"order": "promote-fully", "why": ""}
-        assert (await asyncio.wait_for(signals.next(), 60)).order == "promote-fully"
+        then = (await asyncio.wait_for(signals.next(), 60)).told
+    assert then is not None
+    assert (then.order, then.who.name) == ("promote-fully", this_user())
     is_ordered = f"{record.endpoint}: skip is ordered for the rollout of fraud-2"
     assert plain == Said(0, f"{is_ordered}; see `modeldeploy rollout {record.endpoint}`\n", "")
 
@@ -224,7 +227,7 @@ waiting, scheduled = partial(begun, waits), partial(begun, Scheduled)
         (let_go, ["order", "*", "abort"], 1, "has no run now that could hear"),
         (deleted_run, ["order", "*", "abort"], 1, "has no run now that could hear"),
         (scheduled, ["order", "*", "skip"], 1, "about to start again"),
-        (unreadable, ["rollout", "*"], 1, "holds no record that can be read (all of it: Invalid JSON"),
+        (unreadable, ["rollout", "*"], 1, "holds no record that can be read (id: Field required)"),
         (waiting, ["approve", "*", "--decision", "ship-it"], 2, '"ship-it" for --decision. Choose from: "promote"'),
         (waiting, ["approve"], 2, "--endpoint requires an argument"),
         (begun, ["order", "*", "faster"], 2, '"faster" for WHAT. Choose from: "abort"'),

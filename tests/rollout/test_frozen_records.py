@@ -4,7 +4,8 @@ Each file is what `saved()` of a version gave, and is never written anew. A vers
 
     1  the first flows (5f4d6ec)            2  ends by the provider, golden sets (a5f3b19)
     3  drivers, gates, shadows (d9a52f0)    4  webhooks, notifications, waiting, a field that is gone since (465f6c9)
-    5  the version of this test; as many values as possible are not the defaults
+    5  as many values as possible are not the defaults (8828b15)
+    6  orders, places, roll-backs to a version that is named: the version of this test
 """
 
 import json
@@ -31,14 +32,16 @@ NEXT = {
     "3-drivers-extended": (Effect.OBSERVE, 10.0),
     "4-held-by-a-webhook": (Effect.APPROVE, 50.0),
     "4-native-roll-back": (Effect.DEPLOY, 0.0),
-    "5-today-shifted": (Effect.OBSERVE, 50.0),
-    "5-today-rolling-back": (Effect.RESTORE, 0.0),
-    "5-today-native-promoting": (Effect.BAKE, 100.0),
-    "5-today-undecided": (Effect.APPROVE, 0.0),
+    "5-rules-shifted": (Effect.OBSERVE, 50.0),
+    "5-rules-rolling-back": (Effect.RESTORE, 0.0),
+    "5-rules-native-promoting": (Effect.BAKE, 100.0),
+    "5-rules-undecided": (Effect.APPROVE, 0.0),
+    "6-orders-shifted": (Effect.OBSERVE, 50.0),
+    "6-native-roll-back-named": (Effect.DEPLOY, 0.0),
 }
 """What comes next, and the canary's share now."""
 
-WITH_EVIDENCE = [name for name in NEXT if not name.endswith(("roll-back", "promoting"))]
+WITH_EVIDENCE = [name for name in NEXT if "roll-back" not in name and "promoting" not in name]
 
 
 def frozen(name: str) -> str:
@@ -85,7 +88,8 @@ def test_where_it_stands_is_understood() -> None:
     assert extended.answer is not None
     assert (extended.answer.decision, extended.answer.who.name) == ("extend", "bob")
     assert read("4-held-by-a-webhook").held_since is not None
-    assert read("4-native-roll-back").goal == "2"
+    assert read("4-native-roll-back").goal == read("6-native-roll-back-named").goal == "2"
+    assert not read("6-native-roll-back-named").turns_away
     assert read("2-native-end-handed-over").serving == "q8x0d3n"
 
 
@@ -103,20 +107,20 @@ def test_evidence_goes_on_or_is_gathered_again(name: str) -> None:
     assert found.judge_state is not None
     usable = with_usable_evidence(found)
     judge = judge_of(usable)
-    goes_on = found.judge_state["schema"] == SCHEMA and name.startswith("5-")
+    goes_on = found.judge_state["schema"] == SCHEMA and name.startswith(("5-", "6-"))
     assert (usable.judge_state is not None) is goes_on
     assert (judge.verdict().windows > 0) is goes_on
     assert judge.observe(Window("next", Arm(100, 1), Arm(100, 1), 1.0)).decision == "continue"
 
 
 def test_a_record_of_a_newer_version_is_refused_and_says_so() -> None:
-    newer = {**json.loads(frozen("5-today-shifted")), "schema_version": SCHEMA_VERSION + 1, "phase": "TO_COME"}
+    newer = {**json.loads(frozen("5-rules-shifted")), "schema_version": SCHEMA_VERSION + 1, "phase": "TO_COME"}
     with pytest.raises(_journal.Unreadable, match=f"record of schema {SCHEMA_VERSION + 1}, .* upgrade it"):
         _journal.read("modeldeploy_rollout__fraud", json.dumps(newer))
 
 
 def test_a_rule_that_this_version_does_not_know_is_not_left_out_of_account() -> None:
-    newer = json.loads(frozen("5-today-shifted"))
+    newer = json.loads(frozen("5-rules-shifted"))
     newer["plan"]["max_cost"] = 100
     with pytest.raises(_journal.Unreadable, match=r"plan.max_cost: Extra inputs .* upgrade, if a newer version"):
         _journal.read("modeldeploy_rollout__fraud", json.dumps(newer))
