@@ -172,7 +172,7 @@ class Deployment(_Vocabulary):
 
     @property
     def may_receive_traffic(self) -> bool:
-        """True when a request is answered, now or after a wake: the column of that name in each provider's table."""
+        """True when a request is answered, now or after a wake, by the provider's own rules."""
         return self.ready or self.answers or self.status is DeploymentStatus.SCALED_TO_ZERO
 
     @property

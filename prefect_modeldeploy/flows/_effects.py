@@ -137,7 +137,7 @@ class Effects:
         if record.stable is None or not self._target.fenced:  # a provider's shares are near the plan's, not at them
             return
         wanted, found = _arms(record, canary_weight=record.weight), await current_endpoint(self._target)
-        if found is None or {arm.name: (arm.upstream, arm.weight) for arm in found.arms} != wanted:
+        if found is not None and {arm.name: (arm.upstream, arm.weight) for arm in found.arms} != wanted:
             self.logger.warning("%s: its arms were changed; they are set again", record.endpoint)
             shadow = shadow_of(record.plan) if record.phase is Phase.SHIFTED else None
             await aset_arms(self._target, wanted, expected_epoch=record.epoch, shadow=shadow)
@@ -167,13 +167,16 @@ class Effects:
         """Make sure that the canary still runs before it gets requests: a person may have thought for days."""
         if record.kind == "roll_back":  # it has just been started
             return
+        if self._target.splits and not self._target.fenced:  # the provider promotes a copy of it, step by step
+            return
         if not (await aget_deployment(self._target, record.canary)).answers_at_once:
             await bring_up(self._target, record.canary, record.plan.ready_timeout_seconds)
 
     async def _bake(self, record: RolloutRecord) -> RolloutRecord | None:
         if not record.plan.bake_seconds or record.stable is None:
             return None
-        return await self._observe(record)
+        await self._as_set(record)
+        return await aobserve_traffic(self._target, record)
 
     async def _clear(self, record: RolloutRecord) -> None:
         await aset_arms(self._target, _arms(record, canary_weight=100.0), expected_epoch=record.epoch)
@@ -212,10 +215,11 @@ class Effects:
             return finish(record.model_copy(update={"reason": reason}), Effect.PROMOTE, now())
         if not (record.epoch and record.stable is not None and await self._attached(record)):
             return None
-        if not await self._still_serves(record.stable):
+        if not await self._can(record.stable, at_once=True):
             if not await self._brought_up(record):
                 return held(record, f"{record.stable} cannot serve, so {record.canary} goes on: {record.reason}")
-            await self._back_as_it_scales(record, record.stable)
+            if await self._can(record.canary):
+                await self._back_as_it_scales(record, record.stable)
         seconds = record.plan.roll_back_seconds if is_slow_way_back(record) else 0.0
         for weight in _way_back(await aget_traffic(self._target), seconds):
             await self._put_back(record, _arms(record, canary_weight=weight))
@@ -227,16 +231,16 @@ class Effects:
         """Move traffic by what the gateway knows: the canary may be gone, or the provider away."""
         await aset_arms(self._target, arms, expected_epoch=record.epoch, renew=False)
 
-    async def _still_serves(self, stable: str) -> bool:
-        """Whether stable can take all the traffic now. It served up to now: no provider that is away is waited for."""
+    async def _can(self, deployment_id: str, *, at_once: bool = False) -> bool:
+        """Whether it can serve, if need be after a wake. It did up to now: no provider that is away is waited for."""
         with anyio.move_on_after(_ASK_SECONDS):
             try:
-                found = await self._found(stable)
-            except ProviderError as error:  # it says nothing about stable
+                found = await self._found(deployment_id)
+            except ProviderError as error:  # it says nothing about the deployment
                 self.logger.warning("%s", error)
             else:
-                return found is not None and found.answers_at_once
-        self.logger.warning("%s: cannot ask whether %s is ready, so it is taken to be", self._target.endpoint, stable)
+                return found is not None and (found.answers_at_once if at_once else found.may_receive_traffic)
+        self.logger.warning("%s: cannot ask whether %s can serve: it is taken to", self._target.endpoint, deployment_id)
         return True
 
     async def _found(self, deployment_id: str) -> Deployment | None:
@@ -247,14 +251,10 @@ class Effects:
         except NotFound:
             return None
 
-    async def _can_serve(self, deployment_id: str) -> bool:
-        found = await self._found(deployment_id)
-        return found is not None and found.may_receive_traffic
-
     async def _brought_up(self, record: RolloutRecord) -> bool:
         """Start or wake stable, while the canary still has its share. False: it cannot serve, and the canary can."""
         assert record.stable is not None
-        if not await self._can_serve(record.canary) and await self._can_serve(record.stable):
+        if not await self._can(record.canary) and await self._can(record.stable):
             return True  # the first request wakes it: better than what is there now
         self.logger.warning("%s: %s is not ready; it is started before it gets traffic", record.endpoint, record.stable)
         try:
@@ -262,16 +262,16 @@ class Effects:
         except (DeploymentFailed, WaitTimeout, NotFound, Conflict, UnsupportedOperation) as error:
             self.logger.error("%s: %s cannot be brought up: %s", record.endpoint, record.stable, error)
             # Two that cannot serve: then as before the rollout.
-            return await self._can_serve(record.stable) or not await self._can_serve(record.canary)
+            return await self._can(record.stable) or not await self._can(record.canary)
         return True
 
     async def _back_as_it_scales(self, record: RolloutRecord, stable: str) -> None:
         """Give stable, which has just been started, the share that its ready replicas can take, until all are ready."""
         with anyio.move_on_after(_SCALES_UP_SECONDS):
             while (found := await self._found(stable)) and found.replicas.ready < (found.replicas.desired or 0):
-                has = next(arm.weight for arm in (await aget_traffic(self._target)).arms if arm.name == "canary")
-                ready = 100.0 * found.replicas.ready / (found.replicas.desired or 1)
-                if (left := round(100.0 - ready, 2)) < has:
+                endpoint = await aget_traffic(self._target)
+                left = round(100.0 - 100.0 * found.replicas.ready / (found.replicas.desired or 1), 2)
+                if left < _share_of_canary(endpoint):
                     await self._put_back(record, _arms(record, canary_weight=left))
                 await anyio.sleep(_LOOK_SECONDS)
 
@@ -374,7 +374,7 @@ _TURNED_BACK_SECONDS = 60.0
 _ASK_SECONDS = 2.0
 """So long the way back waits for a provider's answer: its control API may be away while the deployments serve well."""
 
-_SCALES_UP_SECONDS = 30.0
+_SCALES_UP_SECONDS = 15.0
 """So long the canary keeps some requests while the replicas of a stable that was started get ready one by one."""
 
 _WAY_BACK_STEPS = 5
@@ -382,10 +382,14 @@ _WAY_BACK_STEPS = 5
 
 def _way_back(endpoint: Endpoint, seconds: float) -> list[float]:
     """Shares of the canary on a slow way back, but for the last, 0; none if it is to be quick."""
-    now = next((arm.weight for arm in endpoint.arms if arm.name == "canary"), 0.0)
     if not seconds:
         return []
+    now = _share_of_canary(endpoint)
     return [round(now * left / _WAY_BACK_STEPS, 2) for left in range(_WAY_BACK_STEPS - 1, 0, -1)]
+
+
+def _share_of_canary(endpoint: Endpoint) -> float:
+    return next((arm.weight for arm in endpoint.arms if arm.name == "canary"), 0.0)
 
 
 def _arms(record: RolloutRecord, *, canary_weight: float = 0.0) -> dict[str, tuple[str, float]]:

@@ -35,7 +35,7 @@ class Press:
 async def pressed() -> Press | None:
     """Who halts everything; None if nobody does."""
     match await Variable.aget(VARIABLE):
-        case None | False | "":
+        case None | False | 0 | "":
             return None
         case {"who": str(who), "why": str(why)}:
             return Press(Actor(name=who), why)

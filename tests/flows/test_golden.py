@@ -1,5 +1,6 @@
 """Rollouts that are judged by a golden set: where nothing splits the traffic, and behind the gateway."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from prefect_modeldeploy.rollout import RolloutRecord
 from prefect_modeldeploy.target import client_of
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.traffic.answers import Example
+from tests.conftest import eventually
 from tests.flows.conftest import Site
 from tests.providers.baseten_kit import make_truss, spec_of
 from tests.sandbox.kit import RunningSandbox, running_sandbox
@@ -112,6 +114,23 @@ async def test_behind_the_gateway_the_judged_deployment_takes_over_at_once(
     serving = "2" if outcome == "promoted" else "1"
     assert await site.arms() == {"stable": (f"{site.target.model}-{serving}", 100.0)}
     assert [step.weight for step in record.steps] == [0]
+
+
+@pytest.mark.slow
+async def test_what_is_right_about_the_examples_and_harms_clients_is_seen_in_the_bake(
+    site: Site, tmp_path: Path
+) -> None:
+    turned_bad = tmp_path / "turned bad"
+    plan = CanaryPlan(golden_set=NUMBERS, bake_seconds=60, judge=JudgePlan(margin=0.2, latency=False))
+    async with await site.load() as answers:
+        await site.history(answers)
+        spec = site.spec("2", "turns_bad", env={"TURNED_BAD": str(turned_bad)})
+        run = asyncio.ensure_future(canary_rollout(site.target, spec, plan))
+        await eventually(lambda: answers.by_arm["canary"] > 20 or run.done(), seconds=120)
+        turned_bad.touch()
+        record = await asyncio.wait_for(run, 120)
+    assert (record.outcome, record.decided_by) == ("rolled_back", "failures"), record.reason
+    assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
 
 
 @pytest.mark.slow

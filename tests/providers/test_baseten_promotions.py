@@ -432,3 +432,42 @@ def test_contradictions_are_refused_before_they_are_sent() -> None:
 
 def _copying() -> PromotionSettings:
     return PromotionSettings(redeploy_on_promotion=True)
+
+
+# --- calling off ------------------------------------------------------------------------------------------------------
+
+
+async def test_calling_off_again_goes_on_with_the_way_back_that_runs(here: Here, tmp_path: Path) -> None:
+    sandbox, client = here
+    candidate = await up(client, tmp_path / "truss")
+    former = await serving(client, candidate.model_id)
+    promoted = await client.promote(candidate.id, environment="production")
+    await sandbox.control.fate(timeline="promotion", outcome="stuck")
+    cut_off = asyncio.create_task(client.call_off(promoted.id, former, environment="production"))
+    await eventually(lambda: _runs(client, candidate.model_id))
+    cut_off.cancel()
+    await asyncio.wait((cut_off,))
+    await sandbox.control.release()
+    await client.call_off(promoted.id, former, environment="production")
+    assert (await client.get(await serving(client, candidate.model_id))).name.startswith(
+        (await client.get(former)).name
+    )
+
+
+async def test_what_serves_is_not_called_off_while_something_else_is_promoted(here: Here, tmp_path: Path) -> None:
+    sandbox, client = here
+    candidate, other = await up(client, tmp_path / "one"), await up(client, tmp_path / "other", "v3")
+    former = await serving(client, candidate.model_id)
+    promoted = await client.promote(candidate.id, environment="production")
+    await sandbox.control.fate(timeline="promotion", outcome="stuck")
+    others = await in_background(client, other)
+    with pytest.raises(Conflict, match="by somebody else"):
+        await client.call_off(promoted.id, former, environment="production")
+    await sandbox.control.release()
+    after = await others
+    await client.call_off(promoted.id, former, environment="production")
+    assert await serving(client, candidate.model_id) == after.id
+
+
+async def _runs(client: BasetenClient, model_id: str) -> bool:
+    return await promotion_of(client, model_id) is not None

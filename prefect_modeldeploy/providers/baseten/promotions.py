@@ -329,13 +329,31 @@ async def call_off(
         return
     if running(env) and env.candidate_deployment is not None and not is_it(source, env.candidate_deployment):
         if is_it(source, env.current_deployment):
-            problem = Problem(
-                f"it serves already, and {env.candidate_deployment.id} is being promoted: wait for its end"
-            )
-            raise Conflict(PROVIDER, f"call off the promotion of {model}/{deployment}", problem)
+            await _join(promotions, api, model, environment, former, env.candidate_deployment, deadline)
         return
     if await promotions.seen(model, environment, source, _SHOWS_SECONDS) is not None:
         await roll_back(promotions, api, model, environment, former, deadline)
+
+
+async def _join(
+    promotions: Promotions,
+    api: ManagementApi,
+    model: str,
+    environment: str,
+    former: str,
+    candidate: VendorDeployment,
+    deadline: float,
+) -> None:
+    """Follow the promotion of `former` that runs.
+
+    Raises:
+        Conflict: It is another's.
+    """
+    if not is_it(read_answer(VendorDeployment, await api.deployment(model, former), "deployment"), candidate):
+        problem = Problem(f"{candidate.id} is being promoted there by somebody else: once more when that has ended")
+        raise Conflict(PROVIDER, f"let {model}/{former} serve {environment} again", problem)
+    promotion = await promotions.start(model, environment, former, None, deadline)
+    await promotions.finish(promotion, deadline)
 
 
 __all__ = ["Promotion", "Promotions", "call_off", "is_it", "roll_back", "running", "source_name"]
