@@ -129,8 +129,8 @@ def _arm_effects(case: Case, effect: str, when: str) -> None:
             await strike(case)
         return after
 
-    async def saving(record: RolloutRecord, effects: Effects, now: str, *seen: Any) -> RolloutRecord:
-        saved = await save(record, effects, now, *seen)
+    async def saving(record: RolloutRecord, effects: Effects, now: str, **before: Any) -> RolloutRecord:
+        saved = await save(record, effects, now, **before)
         if now == effect and when == "saved":
             await strike(case)
         return saved

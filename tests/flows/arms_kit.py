@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from prefect.variables import Variable
 from pydantic import SecretStr
 
 from prefect_modeldeploy import BasetenCredentials, DeploymentSpec, DeploymentTarget, FoundryCredentials, LocalServing
@@ -15,6 +16,7 @@ from prefect_modeldeploy.local.autostart import ensure_node, stop_node
 from prefect_modeldeploy.local.client import NodeClient
 from prefect_modeldeploy.local.home import Home
 from prefect_modeldeploy.providers.base import ServingCredentials
+from prefect_modeldeploy.tasks import _journal
 from tests.flows.conftest import MODELS
 from tests.providers import baseten_kit, fiddler_kit, gradient_kit, scale_kit
 from tests.sandbox.kit import RunningSandbox
@@ -50,8 +52,9 @@ class Site:
 
 @asynccontextmanager
 async def site(home: Path, sandbox: RunningSandbox) -> AsyncIterator[Site]:
-    """Start a node, and stop it in the end."""
+    """Start a node, and stop it in the end. Its endpoint "prod" is none that an earlier node had a rollout of."""
     async with gateway_at(home) as (gateway, node):
+        await Variable.aunset(_journal.variable_name("prod"))
         try:
             yield Site(home, gateway, node, sandbox)
         finally:
