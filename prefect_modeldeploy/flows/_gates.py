@@ -7,11 +7,11 @@ import asyncio
 import math
 from collections.abc import Awaitable
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Never, TypeVar
 
 import httpx
 
-from prefect_modeldeploy.errors import ProviderError, RolloutsFrozen
+from prefect_modeldeploy.errors import ProviderError, RolloutsFrozen, StaleEpoch
 from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.flows._webhooks import GateClosed, When, opens, token_of, until_open
 from prefect_modeldeploy.freeze import FreezeCalendar
@@ -114,22 +114,28 @@ async def watched(
 
     Returns:
         The record, with how long it waited, and what was waited for; or the record turned back, and None.
+
+    Raises:
+        StaleEpoch: Somebody else drives the rollout by now.
     """
     began = datetime.now(UTC)
     record = waiting(record, began)
     opening = asyncio.ensure_future(wait)
     judging = asyncio.ensure_future(_judged(record, target, began))
     saving = asyncio.ensure_future(_saved(record, target))
+    losing = asyncio.ensure_future(_until_taken_over(record, target))
     try:
-        await asyncio.wait({opening, judging}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({opening, judging, losing}, return_when=asyncio.FIRST_COMPLETED)
+        if losing.done():
+            losing.result()
         if not opening.done():
             return waited(judging.result(), datetime.now(UTC)), None
         await saving  # or it could come after what is saved next
         return waited(record, datetime.now(UTC)), opening.result()
     finally:
-        for task in (opening, judging, saving):
+        for task in (opening, judging, saving, losing):
             task.cancel()
-        await asyncio.gather(opening, judging, saving, return_exceptions=True)
+        await asyncio.gather(opening, judging, saving, losing, return_exceptions=True)
 
 
 async def _saved(record: RolloutRecord, target: DeploymentTarget) -> None:
@@ -139,6 +145,18 @@ async def _saved(record: RolloutRecord, target: DeploymentTarget) -> None:
         await _journal.put(record)
     except Exception as error:  # who has lost the rollout finds out before the next effect
         target.credentials.logger.warning("%s: cannot save that it waits: %s", record.endpoint, error)
+
+
+async def _until_taken_over(record: RolloutRecord, target: DeploymentTarget) -> Never:
+    """Raise StaleEpoch once somebody else drives the rollout: who waits for days saves nothing that would tell."""
+    while True:
+        await asyncio.sleep(_ownership.BEAT_SECONDS)
+        try:
+            await _ownership.check(record)
+        except StaleEpoch:
+            raise
+        except Exception as error:  # who cannot be asked is no reason to stop waiting
+            target.credentials.logger.warning("%s: cannot see whose it is: %s", record.endpoint, error)
 
 
 async def _judged(record: RolloutRecord, target: DeploymentTarget, now: datetime) -> RolloutRecord:

@@ -14,7 +14,8 @@ from prefect.client.orchestration import get_client
 from prefect.settings import get_current_settings
 from prefect.states import Cancelling
 
-from prefect_modeldeploy import JudgePlan, canary_rollout
+from prefect_modeldeploy import JudgePlan, canary_rollout, promote_to_production, roll_back
+from prefect_modeldeploy.errors import StaleEpoch
 from prefect_modeldeploy.rollout import Approval, Phase, RolloutRecord
 from prefect_modeldeploy.tasks import _journal
 from tests.chaos.accidents import Case
@@ -38,10 +39,10 @@ async def under_load(site: Site) -> AsyncIterator[Answers]:
         yield answers
 
 
-async def waits_for_a_person(site: Site) -> bool:
-    """Whether the flow run is paused, while the canary has its share."""
+async def waits_for_a_person(site: Site, weight: float = PLAN.steps[0]) -> bool:
+    """Whether the flow run is paused, while the canary has its share in percent."""
     record = await _journal.load(site.target.endpoint)
-    if record is None or record.driver is None or not record.weight:
+    if record is None or record.driver is None or record.weight != weight:
         return False
     async with get_client() as client:
         state = (await client.read_flow_run(UUID(record.driver.flow_run))).state
@@ -126,3 +127,17 @@ async def test_a_canary_whose_process_dies_and_cannot_come_back(site: Site, tmp_
         record = await asyncio.wait_for(running, 60)
     assert record.answer is None
     assert (await turned_back(site, "health check")).id == record.id
+
+
+async def test_somebody_else_who_rolls_it_back_before_it_had_traffic(site: Site) -> None:
+    """Who waits, perhaps for days, ends within seconds: the form in the UI would be about nothing any more."""
+    approval = ASKS.model_copy(update={"before": ("promotion",)})
+    async with under_load(site) as answers:
+        running = asyncio.ensure_future(promote_to_production(site.target, site.spec("2"), approval=approval))
+        await eventually(lambda: waits_for_a_person(site, weight=0.0), seconds=120)
+        await roll_back(site.target)
+        with pytest.raises(StaleEpoch):
+            await asyncio.wait_for(running, 30)
+        record = await turned_back(site, "person")
+    assert record.answer is None
+    assert set(answers.failures) <= {"status 500"}, "the models' own"
