@@ -24,7 +24,7 @@ from prefect_modeldeploy import (
     scale_to_zero,
     wake_up,
 )
-from prefect_modeldeploy.deployments import Autoscaling, Capability, DeploymentSpec
+from prefect_modeldeploy.deployments import Autoscaling, Capability, DeploymentSpec, DeploymentStatus
 from prefect_modeldeploy.flows._start import run_rollout
 from prefect_modeldeploy.flows.reconcile import reconcile_rollouts
 from prefect_modeldeploy.rollout import Approval, Effect, Phase, RolloutRecord
@@ -193,7 +193,7 @@ async def _lost(point: str, broken: bool, home: Path, number: int) -> AsyncItera
 @asynccontextmanager
 async def _way_back(home: Path, number: int) -> AsyncIterator[Scene]:
     async with local_site(home, number) as site, await site.load(rate=100) as answers:
-        await promote_to_production(site.target, site.spec("2", "as_good"))
+        await _promoted(site, "2")
         yield await _behind_the_gateway(roll_back, {}, site, answers)
 
 
@@ -202,8 +202,18 @@ async def _way_back_to(home: Path, number: int) -> AsyncIterator[Scene]:
     """To a version that is named, not the one before."""
     async with local_site(home, number) as site, await site.load(rate=100) as answers:
         for version in ("2", "3"):
-            await promote_to_production(site.target, site.spec(version, "as_good"))
+            await _promoted(site, version)
         yield await _behind_the_gateway(roll_back, {"to": f"{site.target.model}-1"}, site, answers)
+
+
+async def _promoted(site: Site, version: str) -> None:
+    """The former version may be stopping for a moment yet: what is not at rest then looks as if it were not there."""
+    await promote_to_production(site.target, site.spec(version, "as_good"))
+
+    async def is_at_rest() -> bool:
+        return DeploymentStatus.STOPPING not in (await site.deployments()).values()
+
+    await eventually(is_at_rest)
 
 
 @asynccontextmanager
