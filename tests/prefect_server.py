@@ -1,6 +1,7 @@
 """One Prefect server for all the worker processes of a test session: it takes long to start, so it starts at once."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -77,6 +78,12 @@ class Server:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
+
+    def stand_still(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         self._process.terminate()

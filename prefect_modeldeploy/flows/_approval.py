@@ -1,14 +1,18 @@
 """Asks a person at a gate of a rollout: in the UI, over the REST API, or with `modeldeploy approve`."""
 
+import asyncio
+import logging
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import anyio
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import apause_flow_run, asuspend_flow_run
 from prefect.input import RunInput
+from prefect.logging import get_run_logger
 from prefect.runtime import deployment, flow_run
 from prefect.states import Running
 from pydantic import Field
@@ -19,11 +23,17 @@ from prefect_modeldeploy.tasks import _notifying
 
 _LOOK_SECONDS = 2
 
+_HURRY_SECONDS = 3.0
+
 _GRACE_SECONDS = 60
 """A pause ends so much later for Prefect than for us, or Prefect would fail the run before it goes on."""
 
 _NEVER_RESUMED = "The flow was paused and never resumed."
 """Words of Prefect's service of expired pauses."""
+
+
+_going_on: set[asyncio.Task[None]] = set()
+"""What tells Prefect's server, once it answers again, that a run is not paused any more."""
 
 
 class ApprovalAnswer(RunInput):
@@ -38,6 +48,11 @@ class ApprovalAnswer(RunInput):
     approver: str = Field("", description="Who you are; kept in the record.")
 
 
+def suspends(gate: str) -> bool:
+    """Whether a run ends while a person is asked, to begin anew with the answer. A subflow cannot."""
+    return gate == "traffic" and bool(deployment.id) and not flow_run.parent_flow_run_id
+
+
 async def ask(record: RolloutRecord, gate: str) -> Answer:
     """Wait for a person's answer, or for the time to be up.
 
@@ -50,7 +65,7 @@ async def ask(record: RolloutRecord, gate: str) -> Answer:
     if gate != "traffic" or (flow_run.run_count or 1) == 1:  # a suspended run that goes on has its answer already
         await _notifying.ask_for_approval(record, gate)
     try:
-        if gate == "traffic" and deployment.id and not flow_run.parent_flow_run_id:
+        if suspends(gate):
             found: ApprovalAnswer | None = await asuspend_flow_run(
                 _form(record, gate), timeout=approval.timeout_seconds, key=key
             )
@@ -64,16 +79,40 @@ async def ask(record: RolloutRecord, gate: str) -> Answer:
 
 
 async def _paused(record: RolloutRecord, gate: str, seconds: int, key: str) -> ApprovalAnswer | None:
-    once = f"{key}-{uuid4().hex[:8]}"  # asked again, it is a question of its own
+    """Ask until the time is up. While Prefect's server is away nobody can answer: then it is asked anew."""
     try:
         with anyio.fail_after(seconds):
-            return await apause_flow_run(
-                _form(record, gate), timeout=seconds + _GRACE_SECONDS, poll_interval=_LOOK_SECONDS, key=once
-            )
+            while True:
+                try:
+                    return await _asked(record, gate, seconds, key)
+                except httpx.HTTPError as error:
+                    if isinstance(error, httpx.HTTPStatusError) and not error.response.is_server_error:
+                        raise
+                    get_run_logger().warning("%s: nobody can be asked now: %s", record.endpoint, error)
+                    await asyncio.sleep(_LOOK_SECONDS)
     except TimeoutError as error:
         raise FlowPauseTimeout from error
+
+
+async def _asked(record: RolloutRecord, gate: str, seconds: int, key: str) -> ApprovalAnswer | None:
+    once = f"{key}-{uuid4().hex[:8]}"  # asked again, it is a question of its own
+    await _running_again()
+    try:
+        return await apause_flow_run(
+            _form(record, gate), timeout=seconds + _GRACE_SECONDS, poll_interval=_LOOK_SECONDS, key=once
+        )
     finally:
-        await _running_again()
+        again = asyncio.ensure_future(_running_again())
+        _going_on.add(again)
+        again.add_done_callback(_gone_on)
+        with anyio.move_on_after(_HURRY_SECONDS, shield=True):  # a way back does not wait for Prefect's server
+            await asyncio.wait({again})
+
+
+def _gone_on(again: asyncio.Task[None]) -> None:
+    _going_on.discard(again)
+    if not again.cancelled() and (error := again.exception()) is not None:
+        logging.getLogger(__name__).warning("the flow run is still shown as paused: %s", error)
 
 
 async def _running_again() -> None:

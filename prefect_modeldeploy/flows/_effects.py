@@ -16,7 +16,7 @@ from prefect_modeldeploy.errors import (
     WaitTimeout,
 )
 from prefect_modeldeploy.flows import _gates
-from prefect_modeldeploy.flows._approval import ask
+from prefect_modeldeploy.flows._approval import ask, suspends
 from prefect_modeldeploy.flows._letting_go import retire
 from prefect_modeldeploy.flows._once import (
     aclaim_endpoint,
@@ -62,6 +62,8 @@ class Effects:
         self._creation: asyncio.Task[Deployment] | None = None
         self._unsaved: RolloutRecord | None = None
         """The record that names what was, or is being, created, until that is written down."""
+        self._unable: set[str] = set()
+        """What was seen unable to serve: a provider that does not answer afterwards makes none of it able."""
 
     @property
     def target(self) -> DeploymentTarget:
@@ -151,7 +153,7 @@ class Effects:
         return await self._by_person(record, "promotion") if asks_to_promote(record) else None
 
     async def _by_person(self, record: RolloutRecord, gate: str) -> RolloutRecord:
-        if gate == "traffic":  # none is split yet
+        if suspends(gate):  # no process is left that could watch, and no traffic is split yet
             return answered(record, await ask(record, gate), now())
         record, answer = await _gates.watched(record, self._target, ask(record, gate))
         return record if answer is None else answered(record, answer, now())
@@ -232,16 +234,26 @@ class Effects:
         await aset_arms(self._target, arms, expected_epoch=record.epoch, renew=False)
 
     async def _can(self, deployment_id: str, *, at_once: bool = False) -> bool:
-        """Whether it can serve, if need be after a wake. It did up to now: no provider that is away is waited for."""
+        """Whether it can serve, if need be after a wake. No provider that is away is waited for: as it was before."""
         with anyio.move_on_after(_ASK_SECONDS):
             try:
                 found = await self._found(deployment_id)
             except ProviderError as error:  # it says nothing about the deployment
                 self.logger.warning("%s", error)
             else:
-                return found is not None and (found.answers_at_once if at_once else found.may_receive_traffic)
-        self.logger.warning("%s: cannot ask whether %s can serve: it is taken to", self._target.endpoint, deployment_id)
-        return True
+                if found is None or not found.may_receive_traffic:
+                    self._unable.add(deployment_id)
+                    return False
+                self._unable.discard(deployment_id)
+                return found.answers_at_once or not at_once
+        able = deployment_id not in self._unable
+        self.logger.warning(
+            "%s: cannot ask whether %s can serve: it is taken %s",
+            self._target.endpoint,
+            deployment_id,
+            "to, as before" if able else "not to, as when it was seen last",
+        )
+        return able
 
     async def _found(self, deployment_id: str) -> Deployment | None:
         """Asked once, as no task; None if somebody has deleted it."""
@@ -263,6 +275,7 @@ class Effects:
             self.logger.error("%s: %s cannot be brought up: %s", record.endpoint, record.stable, error)
             # Two that cannot serve: then as before the rollout.
             return await self._can(record.stable) or not await self._can(record.canary)
+        self._unable.discard(record.stable)
         return True
 
     async def _back_as_it_scales(self, record: RolloutRecord, stable: str) -> None:

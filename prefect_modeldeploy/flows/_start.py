@@ -225,6 +225,13 @@ async def new_record(
 async def _check_shares(target: DeploymentTarget, plan: CanaryPlan) -> None:
     async with router_of(target) as (router, name):
         if isinstance(router, SteppedRouter):
+            if plan.roll_back_seconds:
+                raise InvalidInput(
+                    "plan.roll_back_seconds",
+                    plan.roll_back_seconds,
+                    f"{target.credentials.client_class.provider} takes traffic back at once only: leave it 0, or put "
+                    "a gateway in front",
+                )
             shares = (*plan.steps, plan.full_weight)
             await router.check(name, tuple(share for share in shares if share < 100))
 

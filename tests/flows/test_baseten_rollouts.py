@@ -9,6 +9,7 @@ import pytest
 from prefect.artifacts import Artifact
 
 from prefect_modeldeploy import CanaryPlan, DeploymentTarget, JudgePlan, canary_rollout, fleet_report
+from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.rollout import RolloutRecord
 from prefect_modeldeploy.sources import BasetenMetrics
 from prefect_modeldeploy.target import client_of, router_of
@@ -81,3 +82,14 @@ async def test_a_canary_is_called_off_on_harm(tmp_path: Path) -> None:
         assert await site.served() == before
         controls = [one.path.rpartition("/")[2] for one in await site.control.requests(method="POST", path="*promot*")]
         assert controls[-1] == "cancel_promotion"
+
+
+async def test_a_slow_way_back_is_refused_for_there_is_none(tmp_path: Path) -> None:
+    async with hosted("baseten", tmp_path, speed=FAST) as site:
+        metrics = BasetenMetrics(credentials=site.target.credentials)
+        target = site.target.model_copy(update={"metrics": metrics})
+        slow = PLAN.model_copy(update={"roll_back_seconds": 60.0})
+        with pytest.raises(InvalidInput, match=r"plan\.roll_back_seconds.* at once only"):
+            await canary_rollout(target, site.newer[0], slow)
+        async with client_of(target) as client:
+            assert len(await client.find(model=target.model)) == 1, "nothing was created"

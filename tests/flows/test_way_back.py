@@ -6,6 +6,7 @@ The gateway can still reach what serves: traffic moves without the provider's co
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from prefect_modeldeploy import (
     promote_to_production,
 )
 from prefect_modeldeploy.errors import InvalidInput, RolloutError
+from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.rollout import Phase, RolloutRecord
 from prefect_modeldeploy.target import client_of
 from prefect_modeldeploy.tasks import _journal
@@ -111,6 +113,24 @@ async def test_where_stable_was_deleted_by_hand_the_canary_goes_on(site: Site, t
         assert ended.outcome == "held"
         assert f"{record.stable} cannot serve, so {record.canary} goes on" in ended.reason
         assert await site.arms() == before
+
+
+async def test_what_was_seen_unable_to_serve_is_not_able_because_its_provider_is_silent(
+    site: Site, tmp_path: Path
+) -> None:
+    """Else all the traffic would go to a stable version that is known to be stopped."""
+    target = site.target(arms_kit.baseten(site.sandbox), "sandbox-model")
+    async with _rollout(site, target, tmp_path) as (_, record), client_of(target) as client:
+        assert record.stable is not None
+        effects = Effects(target)
+        await client.stop(record.stable)
+        assert not await effects._can(record.stable, at_once=True)
+        await site.sandbox.control.fault(provider="baseten", path="/v1/*", kind="status", status=503, times=None)
+        assert not await effects._can(record.stable, at_once=True)
+        assert await effects._can(record.canary)
+        await site.sandbox.control.clear_faults()
+        await client.start(record.stable)
+        await eventually(partial(effects._can, record.stable, at_once=True))
 
 
 async def test_what_is_degraded_or_updates_and_answers_is_no_reason_to_wait_or_to_turn_back(tmp_path: Path) -> None:

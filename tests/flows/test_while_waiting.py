@@ -11,13 +11,14 @@ from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.settings import get_current_settings
+from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 from prefect.states import Cancelling
 
-from prefect_modeldeploy import canary_rollout, promote_to_production, roll_back
+from prefect_modeldeploy import canary_rollout, orders, promote_to_production, roll_back
 from prefect_modeldeploy.errors import StaleEpoch
 from prefect_modeldeploy.rollout import Approval, Phase, RolloutRecord
 from prefect_modeldeploy.tasks import _journal
+from tests import prefect_server as servers
 from tests.chaos.accidents import Case
 from tests.chaos.fault_points import serving
 from tests.conftest import eventually
@@ -59,16 +60,21 @@ async def turned_back(site: Site, by: str) -> RolloutRecord:
     return record
 
 
-async def test_sigterm_of_its_process(site: Site, tmp_path: Path) -> None:
-    never = tmp_path / "struck"
-    never.touch()  # nothing befalls it but what this test does
+async def started(site: Site, home: Path, **environment: str) -> asyncio.subprocess.Process:
+    """A rollout in a process of its own, which nothing befalls but what a test does."""
+    never = home / "struck"
+    never.touch()
     arguments = {"target": site.target, "candidate": site.spec("2"), "plan": PLAN, "approval": ASKS}
-    case = Case(canary_rollout, arguments, site.target, "end:saved", "kill", never).write(tmp_path / "case")
+    case = Case(canary_rollout, arguments, site.target, "end:saved", "kill", never).write(home / "case")
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.chaos.victim", str(case)),
+        env={**os.environ, "PREFECT_API_URL": get_current_settings().api.url or "", **environment},
+    )
+
+
+async def test_sigterm_of_its_process(site: Site, tmp_path: Path) -> None:
     async with under_load(site) as answers:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.chaos.victim", str(case)),
-            env={**os.environ, "PREFECT_API_URL": get_current_settings().api.url or ""},
-        )
+        process = await started(site, tmp_path)
         try:
             await eventually(lambda: waits_for_a_person(site), seconds=120)
             process.terminate()
@@ -79,6 +85,52 @@ async def test_sigterm_of_its_process(site: Site, tmp_path: Path) -> None:
         record = await turned_back(site, "cancellation")
     assert record.answer is None
     assert set(answers.failures) <= {"status 500"}, "the models' own"
+
+
+async def test_prefects_server_is_killed(site: Site, tmp_path: Path) -> None:
+    """Nobody can answer then: the split stays, and the question is put again when the server is back."""
+    async with under_load(site) as answers, asking(site, tmp_path) as (server, process):
+        server.kill()
+        seen = answers.by_arm["canary"]
+        await eventually(lambda: answers.by_arm["canary"] > seen + 100)
+        server.start()
+        await asyncio.to_thread(servers.wait_for, server.url)
+        await eventually(lambda: waits_for_a_person(site), seconds=60)
+        await orders.answer(site.target.endpoint, "promote_fully")
+        assert await asyncio.wait_for(process.wait(), 60) == 0
+        record = await _journal.load(site.target.endpoint)
+        assert record is not None
+        assert record.outcome == "promoted", record.reason
+    assert set(answers.failures) <= {"status 500"}, "the models' own"
+
+
+async def test_sigterm_while_prefects_server_stands_still(site: Site, tmp_path: Path) -> None:
+    async with under_load(site), asking(site, tmp_path) as (server, process):
+        server.stand_still()
+        process.terminate()
+
+        async def is_back() -> bool:
+            return (await site.arms())["stable"] == (f"{site.target.model}-1", 100.0)
+
+        await eventually(is_back, seconds=25)
+        server.go_on()
+        assert await asyncio.wait_for(process.wait(), 60) != 0
+        await turned_back(site, "cancellation")
+
+
+@asynccontextmanager
+async def asking(site: Site, home: Path) -> AsyncIterator[tuple[servers.Server, asyncio.subprocess.Process]]:
+    """A process that asks a person, and the server of its own that it does so with. Its requests are sent once."""
+    with servers.restartable_server("--no-ui") as server, temporary_settings({PREFECT_API_URL: server.url}):
+        await asyncio.to_thread(servers.wait_for, server.url)
+        process = await started(site, home, PREFECT_CLIENT_MAX_RETRIES="0")
+        try:
+            await eventually(lambda: waits_for_a_person(site), seconds=120)
+            yield server, process
+        finally:
+            server.go_on()
+            if process.returncode is None:
+                process.kill()
 
 
 async def test_a_cancellation_in_the_ui_under_a_runner(site: Site, tmp_path: Path) -> None:
@@ -129,9 +181,10 @@ async def test_a_canary_whose_process_dies_and_cannot_come_back(site: Site, tmp_
     assert (await turned_back(site, "health check")).id == record.id
 
 
-async def test_somebody_else_who_rolls_it_back_before_it_had_traffic(site: Site) -> None:
+@pytest.mark.parametrize("gate", ["traffic", "promotion"])
+async def test_somebody_else_who_rolls_it_back_before_it_has_traffic(site: Site, gate: str) -> None:
     """Who waits, perhaps for days, ends within seconds: the form in the UI would be about nothing any more."""
-    approval = ASKS.model_copy(update={"before": ("promotion",)})
+    approval = ASKS.model_copy(update={"before": (gate,)})
     async with under_load(site) as answers:
         running = asyncio.ensure_future(promote_to_production(site.target, site.spec("2"), approval=approval))
         await eventually(lambda: waits_for_a_person(site, weight=0.0), seconds=120)
