@@ -101,8 +101,9 @@ async def strike(case: Case) -> None:
             raise BaseExceptionGroup("unhandled errors", [TerminationSignal(signal.SIGTERM)])
         case "ui cancel":
             async with get_client() as client:
-                await client.set_flow_run_state(UUID(str(flow_run.id)), Cancelling())
-            await asyncio.Event().wait()  # the runner hears of it, and ends this
+                # The runner has started that one, and hears of no other.
+                await client.set_flow_run_state(UUID(str(flow_run.root_flow_run_id)), Cancelling())
+            await asyncio.Event().wait()  # until the runner ends this
         case "exception":
             raise RuntimeError("an accident")
         case "lost answer":
