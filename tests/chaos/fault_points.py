@@ -37,7 +37,8 @@ from tests.chaos import accidents, frugal, served
 from tests.chaos.accidents import CALLS, HOWS, WHENS, Case
 from tests.chaos.expected import ROLLED_BACK, TOLD
 from tests.chaos.processes import PATIENCE_SECONDS, alone
-from tests.chaos.stories import AFTER_RECONCILE, STOPPED, STORIES, Scene
+from tests.chaos.scenes import AFTER_RECONCILE, Scene
+from tests.chaos.stories import STOPPED, STORIES
 from tests.prefect_server import running_server
 
 Point = tuple[str, str, str]

@@ -24,7 +24,7 @@ from prefect_modeldeploy import (
 )
 from tests.chaos import warm
 from tests.chaos.accidents import Case, arm
-from tests.chaos.stories import hand_over
+from tests.chaos.scenes import hand_over
 
 FLOWS = (
     canary_rollout,

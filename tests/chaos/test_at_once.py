@@ -15,7 +15,7 @@ from prefect_modeldeploy.rollout import Approval, RolloutRecord
 from prefect_modeldeploy.tasks import _journal
 from tests.chaos.accidents import Case
 from tests.chaos.processes import alone
-from tests.chaos.stories import local_site
+from tests.chaos.scenes import local_site
 from tests.chaos.watching import watched
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site

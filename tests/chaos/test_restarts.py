@@ -24,7 +24,7 @@ from prefect_modeldeploy.target import client_of, router_of
 from prefect_modeldeploy.traffic.admin import AdminSocket, Workers
 from tests import prefect_server as servers
 from tests.chaos.accidents import Case
-from tests.chaos.stories import PLAN, local_site
+from tests.chaos.scenes import PLAN, local_site
 from tests.chaos.watching import watched
 from tests.conftest import eventually
 from tests.flows import arms_kit
