@@ -151,12 +151,13 @@ async def test_the_script_saves_the_block_and_does_it_again(script: Any, monkeyp
         ready = sandbox["baseten"]
         for name in ("api_key", "base_url", "inference_url"):
             monkeypatch.setenv(f"BASETEN_{name.upper()}", ready[name])
+        monkeypatch.setenv("BASETEN_BLOCK", "baseten-of-a-script")
         for done in ("created", "updated"):
-            assert await script.main() == f"{done} baseten-credentials/baseten; 1 models"
-        saved = await BasetenCredentials.aload("baseten")
+            assert await script.main() == f"{done} baseten-credentials/baseten-of-a-script; 1 models"
+        saved = await BasetenCredentials.aload("baseten-of-a-script")
         async with saved.get_client() as client:
             assert (await client.get(seeded(sandbox))).ready
         monkeypatch.setenv("BASETEN_API_KEY", KEY)
         with pytest.raises(AuthenticationFailed):
             await script.main()
-        assert (await BasetenCredentials.aload("baseten")).api_key == SecretStr(ready["api_key"])
+        assert (await BasetenCredentials.aload("baseten-of-a-script")).api_key == SecretStr(ready["api_key"])
