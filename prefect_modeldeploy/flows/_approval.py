@@ -1,7 +1,6 @@
 """Asks a person at a gate of a rollout: in the UI, over the REST API, or with `modeldeploy approve`."""
 
 import asyncio
-import logging
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
@@ -11,29 +10,27 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import apause_flow_run, asuspend_flow_run
-from prefect.input import RunInput
-from prefect.logging import get_run_logger
+from prefect.input import RunInput, aread_flow_run_input, keyset_from_base_key
 from prefect.runtime import deployment, flow_run
 from prefect.states import Running
 from pydantic import Field
 
 from prefect_modeldeploy.errors import RolloutError
 from prefect_modeldeploy.rollout import Actor, Answer, Approval, Decision, RolloutRecord
+from prefect_modeldeploy.sources.base import run_logger
 from prefect_modeldeploy.tasks import _notifying
 
 _LOOK_SECONDS = 2
 
-_HURRY_SECONDS = 3.0
+_TELL_SECONDS = 3.0
+"""So long Prefect's server may take to hear that a question is over. Then the run is shown as paused until it is asked
+again, or ends: a way back does not wait for it."""
 
 _GRACE_SECONDS = 60
 """A pause ends so much later for Prefect than for us, or Prefect would fail the run before it goes on."""
 
 _NEVER_RESUMED = "The flow was paused and never resumed."
 """Words of Prefect's service of expired pauses."""
-
-
-_going_on: set[asyncio.Task[None]] = set()
-"""What tells Prefect's server, once it answers again, that a run is not paused any more."""
 
 
 class ApprovalAnswer(RunInput):
@@ -80,39 +77,47 @@ async def ask(record: RolloutRecord, gate: str) -> Answer:
 
 async def _paused(record: RolloutRecord, gate: str, seconds: int, key: str) -> ApprovalAnswer | None:
     """Ask until the time is up. While Prefect's server is away nobody can answer: then it is asked anew."""
+    question = ""
     try:
         with anyio.fail_after(seconds):
             while True:
                 try:
-                    return await _asked(record, gate, seconds, key)
+                    await _running_again()
+                    if question and (found := await _answer_to(question)) is not None:
+                        return found
+                    question = f"{key}-{uuid4().hex[:8]}"  # asked again, it is a question of its own
+                    return await _asked(record, gate, seconds, question)
                 except httpx.HTTPError as error:
                     if isinstance(error, httpx.HTTPStatusError) and not error.response.is_server_error:
                         raise
-                    get_run_logger().warning("%s: nobody can be asked now: %s", record.endpoint, error)
+                    run_logger().warning("%s: nobody can be asked now: %s", record.endpoint, error)
                     await asyncio.sleep(_LOOK_SECONDS)
     except TimeoutError as error:
+        await _try_running_again()
         raise FlowPauseTimeout from error
 
 
-async def _asked(record: RolloutRecord, gate: str, seconds: int, key: str) -> ApprovalAnswer | None:
-    once = f"{key}-{uuid4().hex[:8]}"  # asked again, it is a question of its own
-    await _running_again()
+async def _asked(record: RolloutRecord, gate: str, seconds: int, question: str) -> ApprovalAnswer | None:
     try:
         return await apause_flow_run(
-            _form(record, gate), timeout=seconds + _GRACE_SECONDS, poll_interval=_LOOK_SECONDS, key=once
+            _form(record, gate), timeout=seconds + _GRACE_SECONDS, poll_interval=_LOOK_SECONDS, key=question
         )
     finally:
-        again = asyncio.ensure_future(_running_again())
-        _going_on.add(again)
-        again.add_done_callback(_gone_on)
-        with anyio.move_on_after(_HURRY_SECONDS, shield=True):  # a way back does not wait for Prefect's server
-            await asyncio.wait({again})
+        with anyio.move_on_after(_TELL_SECONDS, shield=True):
+            await _try_running_again()
 
 
-def _gone_on(again: asyncio.Task[None]) -> None:
-    _going_on.discard(again)
-    if not again.cancelled() and (error := again.exception()) is not None:
-        logging.getLogger(__name__).warning("the flow run is still shown as paused: %s", error)
+async def _answer_to(question: str) -> ApprovalAnswer | None:
+    """What somebody answered while nobody here could hear it."""
+    keys = keyset_from_base_key(f"paused-{question}")
+    return await ApprovalAnswer.aload(keys) if await aread_flow_run_input(keys["response"]) else None
+
+
+async def _try_running_again() -> None:
+    try:
+        await _running_again()
+    except httpx.HTTPError as error:
+        run_logger().warning("the flow run is still shown as paused: %s", error)
 
 
 async def _running_again() -> None:

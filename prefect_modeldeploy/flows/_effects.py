@@ -131,6 +131,9 @@ class Effects:
         )
 
     async def _observe(self, record: RolloutRecord) -> RolloutRecord:
+        return await self._requests_of(record)
+
+    async def _requests_of(self, record: RolloutRecord) -> RolloutRecord:
         await self._as_set(record)
         return await aobserve_traffic(self._target, record)
 
@@ -177,8 +180,7 @@ class Effects:
     async def _bake(self, record: RolloutRecord) -> RolloutRecord | None:
         if not record.plan.bake_seconds or record.stable is None:
             return None
-        await self._as_set(record)
-        return await aobserve_traffic(self._target, record)
+        return await self._requests_of(record)  # also after a golden set, which is observed otherwise
 
     async def _clear(self, record: RolloutRecord) -> None:
         await aset_arms(self._target, _arms(record, canary_weight=100.0), expected_epoch=record.epoch)

@@ -60,28 +60,46 @@ async def turned_back(site: Site, by: str) -> RolloutRecord:
     return record
 
 
-async def started(site: Site, home: Path, **environment: str) -> asyncio.subprocess.Process:
+@asynccontextmanager
+async def started(
+    site: Site, home: Path, approval: Approval = ASKS, **environment: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """A rollout in a process of its own, which nothing befalls but what a test does."""
     never = home / "struck"
     never.touch()
-    arguments = {"target": site.target, "candidate": site.spec("2"), "plan": PLAN, "approval": ASKS}
+    arguments = {"target": site.target, "candidate": site.spec("2"), "plan": PLAN, "approval": approval}
     case = Case(canary_rollout, arguments, site.target, "end:saved", "kill", never).write(home / "case")
-    return await asyncio.create_subprocess_exec(
+    process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.chaos.victim", str(case)),
         env={**os.environ, "PREFECT_API_URL": get_current_settings().api.url or "", **environment},
     )
+    try:
+        await eventually(lambda: waits_for_a_person(site), seconds=120)
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+
+
+@asynccontextmanager
+async def asking(
+    site: Site, home: Path, approval: Approval = ASKS
+) -> AsyncIterator[tuple[servers.Server, asyncio.subprocess.Process]]:
+    """A process that asks a person, and the server of its own that it does so with. Its requests are sent once."""
+    once = {"PREFECT_CLIENT_MAX_RETRIES": "0", "PREFECT_API_REQUEST_TIMEOUT": "3"}
+    with servers.restartable_server("--no-ui") as server, temporary_settings({PREFECT_API_URL: server.url}):
+        await asyncio.to_thread(servers.wait_for, server.url)
+        async with started(site, home, approval, **once) as process:
+            try:
+                yield server, process
+            finally:
+                server.go_on()
 
 
 async def test_sigterm_of_its_process(site: Site, tmp_path: Path) -> None:
-    async with under_load(site) as answers:
-        process = await started(site, tmp_path)
-        try:
-            await eventually(lambda: waits_for_a_person(site), seconds=120)
-            process.terminate()
-            assert await asyncio.wait_for(process.wait(), 60) != 0
-        finally:
-            if process.returncode is None:
-                process.kill()
+    async with under_load(site) as answers, started(site, tmp_path) as process:
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 60) != 0
         record = await turned_back(site, "cancellation")
     assert record.answer is None
     assert set(answers.failures) <= {"status 500"}, "the models' own"
@@ -91,17 +109,54 @@ async def test_prefects_server_is_killed(site: Site, tmp_path: Path) -> None:
     """Nobody can answer then: the split stays, and the question is put again when the server is back."""
     async with under_load(site) as answers, asking(site, tmp_path) as (server, process):
         server.kill()
-        seen = answers.by_arm["canary"]
-        await eventually(lambda: answers.by_arm["canary"] > seen + 100)
+        await goes_on_alone(answers)
         server.start()
         await asyncio.to_thread(servers.wait_for, server.url)
-        await eventually(lambda: waits_for_a_person(site), seconds=60)
-        await orders.answer(site.target.endpoint, "promote_fully")
+        await a_person_answers(site)
+        assert await asyncio.wait_for(process.wait(), 60) == 0
+    assert set(answers.failures) <= {"status 500"}, "the models' own"
+
+
+async def test_prefects_server_stands_still_for_a_while(site: Site, tmp_path: Path) -> None:
+    """What it does late is of the question before: it does not take the new one for answered."""
+    async with under_load(site) as answers, asking(site, tmp_path) as (server, process):
+        for _ in range(2):
+            server.stand_still()
+            await goes_on_alone(answers)
+            server.go_on()
+        await a_person_answers(site)
+        assert await asyncio.wait_for(process.wait(), 60) == 0
+
+
+async def test_nobody_answers_while_prefects_server_stands_still(site: Site, tmp_path: Path) -> None:
+    """Silence counts all the same."""
+    approval = ASKS.model_copy(update={"timeout_seconds": 15})
+    async with under_load(site) as answers, asking(site, tmp_path, approval) as (server, process):
+        server.stand_still()
+        await goes_on_alone(answers, requests=400)
+        server.go_on()
         assert await asyncio.wait_for(process.wait(), 60) == 0
         record = await _journal.load(site.target.endpoint)
         assert record is not None
-        assert record.outcome == "promoted", record.reason
-    assert set(answers.failures) <= {"status 500"}, "the models' own"
+        assert (record.outcome, record.answer and record.answer.who.name) == ("promoted", "nobody"), record.reason
+
+
+async def goes_on_alone(answers: Answers, requests: int = 100) -> None:
+    """Return when the canary has answered so many more requests: about 20 a second."""
+    seen = answers.by_arm["canary"]
+    await eventually(lambda: answers.by_arm["canary"] > seen + requests)
+
+
+async def a_person_answers(site: Site) -> None:
+    """Have the canary promoted when the question is there again, and the rollout end so."""
+    await eventually(lambda: waits_for_a_person(site), seconds=60)
+    await orders.answer(site.target.endpoint, "promote_fully")
+
+    async def is_promoted() -> bool:
+        record = await _journal.load(site.target.endpoint)
+        return record is not None and record.outcome == "promoted"
+
+    await eventually(is_promoted, seconds=60)
 
 
 async def test_sigterm_while_prefects_server_stands_still(site: Site, tmp_path: Path) -> None:
@@ -116,21 +171,6 @@ async def test_sigterm_while_prefects_server_stands_still(site: Site, tmp_path: 
         server.go_on()
         assert await asyncio.wait_for(process.wait(), 60) != 0
         await turned_back(site, "cancellation")
-
-
-@asynccontextmanager
-async def asking(site: Site, home: Path) -> AsyncIterator[tuple[servers.Server, asyncio.subprocess.Process]]:
-    """A process that asks a person, and the server of its own that it does so with. Its requests are sent once."""
-    with servers.restartable_server("--no-ui") as server, temporary_settings({PREFECT_API_URL: server.url}):
-        await asyncio.to_thread(servers.wait_for, server.url)
-        process = await started(site, home, PREFECT_CLIENT_MAX_RETRIES="0")
-        try:
-            await eventually(lambda: waits_for_a_person(site), seconds=120)
-            yield server, process
-        finally:
-            server.go_on()
-            if process.returncode is None:
-                process.kill()
 
 
 async def test_a_cancellation_in_the_ui_under_a_runner(site: Site, tmp_path: Path) -> None:
