@@ -1,21 +1,21 @@
 """Asks a person at a gate of a rollout: in the UI, over the REST API, or with `modeldeploy approve`."""
 
 import asyncio
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import anyio
 import httpx
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import State
-from prefect.exceptions import FlowPauseTimeout
-from prefect.flow_runs import apause_flow_run, asuspend_flow_run
-from prefect.input import RunInput, aread_flow_run_input, keyset_from_base_key
+from prefect.client.schemas.objects import State, StateDetails
+from prefect.exceptions import FlowPauseTimeout, Pause
+from prefect.flow_runs import asuspend_flow_run
+from prefect.input import Keyset, RunInput, aread_flow_run_input, keyset_from_base_key
 from prefect.runtime import deployment, flow_run
-from prefect.states import Running
+from prefect.states import Paused, Running
 from pydantic import Field
 
-from prefect_modeldeploy.errors import RolloutError
 from prefect_modeldeploy.rollout import Actor, Answer, Approval, Decision, RolloutRecord
 from prefect_modeldeploy.sources.base import run_logger
 from prefect_modeldeploy.tasks import _notifying
@@ -23,14 +23,16 @@ from prefect_modeldeploy.tasks import _notifying
 _LOOK_SECONDS = 2
 
 _TELL_SECONDS = 3.0
-"""So long Prefect's server may take to hear that a question is over. Then the run is shown as paused until it is asked
-again, or ends: a way back does not wait for it."""
+"""So long Prefect's server may take to hear that a question is over: a way back does not wait for it."""
+
+_CLOSE_SECONDS = 600.0
+"""So long the server is waited for where silence moves the rollout on: somebody may have answered in time."""
 
 _GRACE_SECONDS = 60
 """A pause ends so much later for Prefect than for us, or Prefect would fail the run before it goes on."""
 
-_NEVER_RESUMED = "The flow was paused and never resumed."
-"""Words of Prefect's service of expired pauses."""
+_NEVER_RESUMED = "and never resumed."
+"""Words of Prefect's service of expired pauses, and of what comes too late for one."""
 
 
 class ApprovalAnswer(RunInput):
@@ -56,81 +58,127 @@ async def ask(record: RolloutRecord, gate: str) -> Answer:
     While traffic is split the process stays, so that everything that stops a rollout still does. Before any traffic
     moves, a run that a deployment has started is suspended instead: it may wait for days and costs nothing.
     """
-    approval = record.approval or Approval()
-    asked_before = int(record.answer.at.timestamp() * 1000) if record.answer else 0
-    key = f"{gate.replace(' ', '-')}-{asked_before}"  # the same when a suspended run begins anew, and never else
     if gate != "traffic" or (flow_run.run_count or 1) == 1:  # a suspended run that goes on has its answer already
         await _notifying.ask_for_approval(record, gate)
-    try:
-        if suspends(gate):
-            found: ApprovalAnswer | None = await asuspend_flow_run(
-                _form(record, gate), timeout=approval.timeout_seconds, key=key
-            )
-        else:
-            found = await _paused(record, gate, approval.timeout_seconds, key)
-    except FlowPauseTimeout:
-        return silence(record, gate)
+    seconds = (record.approval or Approval()).timeout_seconds
+    found = await _suspended(record, gate, seconds) if suspends(gate) else await _paused(record, gate, seconds)
     if found is None:
-        raise RolloutError(f"{record.endpoint}: the approval came back without an answer")
+        return silence(record, gate)
     return _answer(gate, found.decision, found.comment, found.approver or "somebody")
 
 
-async def _paused(record: RolloutRecord, gate: str, seconds: int, key: str) -> ApprovalAnswer | None:
-    """Ask until the time is up. While Prefect's server is away nobody can answer: then it is asked anew."""
-    question = ""
-    try:
-        with anyio.fail_after(seconds):
+async def _suspended(record: RolloutRecord, gate: str, seconds: int) -> ApprovalAnswer | None:
+    """End this run, as Prefect's `Pause`; in the run that it is started again with, the answer. None: in vain."""
+    asked_before = int(record.answer.at.timestamp() * 1000) if record.answer else 0
+    key = f"{gate}-{asked_before}"  # the same when the run begins anew, and never else
+    keys, form = keyset_from_base_key(f"suspended-{key}"), _form(record, gate)
+    with anyio.move_on_after(seconds):
+        while True:
+            try:
+                try:
+                    return await asuspend_flow_run(form, timeout=seconds, key=key)
+                except Pause:  # also of a request that was sent twice, since its answer got lost: then without a form
+                    if await aread_flow_run_input(keys["schema"]) is None:
+                        await form.asave(keys)
+                    raise
+            except httpx.HTTPError as error:
+                await _again(record, error)
+            except FlowPauseTimeout:
+                break
+    return None
+
+
+async def _paused(record: RolloutRecord, gate: str, seconds: int) -> ApprovalAnswer | None:
+    question = _Question(record, gate, seconds)
+    with anyio.move_on_after(seconds):
+        return await question.until_answered()
+    hurry = silence(record, gate).decision == "roll_back"
+    with anyio.move_on_after(_TELL_SECONDS if hurry else _CLOSE_SECONDS):
+        return await question.at_the_end()
+    return None
+
+
+class _Question:
+    """A form that a person has before them while the run's process waits.
+
+    Prefect's own pause does each of its steps once, and what gets lost on the way to its server, or back, ends it. Here
+    every look makes sure of all of it: whatever the state is, the form comes back, and the first answer to it counts.
+    """
+
+    def __init__(self, record: RolloutRecord, gate: str, seconds: int) -> None:
+        self._record = record
+        self._form = _form(record, gate)
+        self._keys: Keyset | None = None
+        self._until = datetime.now(UTC) + timedelta(seconds=seconds + _GRACE_SECONDS)
+
+    async def until_answered(self) -> ApprovalAnswer:
+        try:
             while True:
                 try:
-                    await _running_again()
-                    if question and (found := await _answer_to(question)) is not None:
+                    if (found := await self._look()) is not None:
                         return found
-                    question = f"{key}-{uuid4().hex[:8]}"  # asked again, it is a question of its own
-                    return await _asked(record, gate, seconds, question)
-                except httpx.HTTPError as error:
-                    if isinstance(error, httpx.HTTPStatusError) and not error.response.is_server_error:
-                        raise
-                    run_logger().warning("%s: nobody can be asked now: %s", record.endpoint, error)
                     await asyncio.sleep(_LOOK_SECONDS)
-    except TimeoutError as error:
-        await _try_running_again()
-        raise FlowPauseTimeout from error
+                except httpx.HTTPError as error:
+                    await _again(self._record, error)
+        finally:
+            with anyio.move_on_after(_TELL_SECONDS, shield=True), suppress(httpx.HTTPError):
+                await _running_again()
+
+    async def at_the_end(self) -> ApprovalAnswer | None:
+        """What was answered in the last moment; nobody can answer any more then."""
+        while True:
+            try:
+                await _running_again()
+                return await self._answer()
+            except httpx.HTTPError as error:
+                await _again(self._record, error)
+
+    async def _look(self) -> ApprovalAnswer | None:
+        keys = await self._shown()
+        async with get_client() as client:
+            run = await client.read_flow_run(UUID(str(flow_run.id)))
+            if run.state is not None and run.state.is_paused() and run.state.state_details.run_input_keyset == keys:
+                return None
+            if (found := await self._answer()) is not None:
+                return found
+            await _running_again()  # it may be paused for a question before
+            about = StateDetails(run_input_keyset=keys)
+            pause: State = Paused(pause_expiration_time=self._until, pause_key=uuid4().hex, state_details=about)
+            await client.set_flow_run_state(run.id, pause)
+        return None
+
+    async def _shown(self) -> Keyset:
+        if self._keys is None:
+            keys = keyset_from_base_key(f"paused-{uuid4().hex}")  # of each attempt: none is half there
+            await self._form.asave(keys)
+            self._keys = keys
+        return self._keys
+
+    async def _answer(self) -> ApprovalAnswer | None:
+        if self._keys is None or await aread_flow_run_input(self._keys["response"]) is None:
+            return None
+        return await ApprovalAnswer.aload(self._keys)
 
 
-async def _asked(record: RolloutRecord, gate: str, seconds: int, question: str) -> ApprovalAnswer | None:
-    try:
-        return await apause_flow_run(
-            _form(record, gate), timeout=seconds + _GRACE_SECONDS, poll_interval=_LOOK_SECONDS, key=question
-        )
-    finally:
-        with anyio.move_on_after(_TELL_SECONDS, shield=True):
-            await _try_running_again()
-
-
-async def _answer_to(question: str) -> ApprovalAnswer | None:
-    """What somebody answered while nobody here could hear it."""
-    keys = keyset_from_base_key(f"paused-{question}")
-    return await ApprovalAnswer.aload(keys) if await aread_flow_run_input(keys["response"]) else None
-
-
-async def _try_running_again() -> None:
-    try:
-        await _running_again()
-    except httpx.HTTPError as error:
-        run_logger().warning("the flow run is still shown as paused: %s", error)
+async def _again(record: RolloutRecord, error: httpx.HTTPError) -> None:
+    run_logger().warning("%s: nobody can be asked now: %s", record.endpoint, error)
+    await asyncio.sleep(_LOOK_SECONDS)
 
 
 async def _running_again() -> None:
     """What nobody resumed goes on all the same: Prefect would end a run that is left paused as failed."""
     async with get_client() as client:
         run = await client.read_flow_run(UUID(str(flow_run.id)))
-        if run.state is not None and (run.state.is_paused() or never_resumed(run.state)):
+        state = run.state
+        if state is not None and state.is_paused():  # not by force: it may be cancelled just now
+            state = (await client.set_flow_run_state(run.id, Running())).state
+        if state is not None and never_resumed(state):
             await client.set_flow_run_state(run.id, Running(), force=True)
 
 
 def never_resumed(state: State) -> bool:
     """Whether Prefect's server has failed a run because its pause was over: it does so within seconds."""
-    return state.is_failed() and state.message == _NEVER_RESUMED
+    return state.is_failed() and (state.message or "").endswith(_NEVER_RESUMED)
 
 
 def _form(record: RolloutRecord, gate: str) -> type[ApprovalAnswer]:

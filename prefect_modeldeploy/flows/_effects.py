@@ -12,6 +12,7 @@ from prefect_modeldeploy.errors import (
     DeploymentFailed,
     NotFound,
     ProviderError,
+    ProviderUnavailable,
     UnsupportedOperation,
     WaitTimeout,
 )
@@ -277,6 +278,10 @@ class Effects:
             self.logger.error("%s: %s cannot be brought up: %s", record.endpoint, record.stable, error)
             # Two that cannot serve: then as before the rollout.
             return await self._can(record.stable) or not await self._can(record.canary)
+        except ProviderUnavailable:
+            if record.canary not in self._unable:
+                raise
+            return True  # as above
         self._unable.discard(record.stable)
         return True
 

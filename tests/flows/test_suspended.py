@@ -1,5 +1,6 @@
 """A run that is suspended until a person answers has no process: whoever stops it is heard all the same."""
 
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from uuid import UUID
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
 from prefect_modeldeploy import orders, reconcile_rollouts
@@ -17,6 +19,7 @@ from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks._identity import this_user
 from tests.chaos.fault_points import serving
 from tests.conftest import eventually
+from tests.flaky_prefect import FlakyPrefect
 from tests.flows.conftest import QUICK, Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(300)]
@@ -144,3 +147,23 @@ async def test_silence_can_mean_yes_and_counts_as_soon_as_the_time_is_over(site:
     assert await nobody_was_asked_again(record)
     assert await site.arms() == {"stable": (f"{site.target.model}-2", 100.0)}
     assert set(answers.failures) <= {"status 500"}, "the models' own"
+
+
+async def test_prefect_is_asked_twice_to_suspend_it_since_its_answer_got_lost(site: Site, tmp_path: Path) -> None:
+    """Then Prefect's client ends the run before its form is saved, and nobody could answer."""
+    async with FlakyPrefect(to_lose={'"pause_key":"traffic'}).running() as line, AsyncExitStack() as stack:
+        with temporary_settings({PREFECT_API_URL: line.url}):
+            await stack.enter_async_context(serving(tmp_path))
+        await suspended(site)
+        assert not line.to_lose
+        await eventually(lambda: is_answered(site))
+        await eventually(lambda: nothing_is_left(site), seconds=120)
+
+
+async def is_answered(site: Site) -> bool:
+    """Whether an answer is taken: its form may come a moment after the state."""
+    try:
+        await orders.answer(site.target.endpoint, "roll_back")
+    except RolloutError:
+        return False
+    return True

@@ -133,6 +133,21 @@ async def test_what_was_seen_unable_to_serve_is_not_able_because_its_provider_is
         await eventually(partial(effects._can, record.stable, at_once=True))
 
 
+@pytest.mark.usefixtures("without_waits")
+async def test_a_canary_that_cannot_serve_gets_no_traffic_while_the_provider_that_starts_stable_is_away(
+    site: Site, tmp_path: Path
+) -> None:
+    target = site.target(arms_kit.baseten(site.sandbox), "sandbox-model")
+    async with _rollout(site, target, tmp_path) as (_, record), client_of(target) as client:
+        assert record.stable is not None
+        effects = Effects(target)
+        for arm in (record.stable, record.canary):
+            await client.stop(arm)
+            assert not await effects._can(arm)
+        await site.sandbox.control.fault(provider="baseten", path="/v1/*", kind="status", status=503, times=None)
+        assert await effects._brought_up(record), "as before the rollout"
+
+
 async def test_what_is_degraded_or_updates_and_answers_is_no_reason_to_wait_or_to_turn_back(tmp_path: Path) -> None:
     """Foundry's DEGRADED: some of its replicas are ready, which is enough for the canary's share, and for stable's."""
     async with running_sandbox("foundry") as sandbox, arms_kit.site(tmp_path / "node", sandbox) as site:
