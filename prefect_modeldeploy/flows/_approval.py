@@ -89,6 +89,7 @@ async def _suspended(record: RolloutRecord, gate: str, seconds: int) -> Approval
 
 
 async def _paused(record: RolloutRecord, gate: str, seconds: int) -> ApprovalAnswer | None:
+    run_logger().info("%s: a person is asked (%s), for up to %d s", record.endpoint, gate, seconds)
     question = _Question(record, gate, seconds)
     with anyio.move_on_after(seconds):
         return await question.until_answered()
