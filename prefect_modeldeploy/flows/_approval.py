@@ -16,6 +16,7 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Paused, Running
 from pydantic import Field
 
+from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.rollout import Actor, Answer, Approval, Decision, RolloutRecord
 from prefect_modeldeploy.sources.base import run_logger
 from prefect_modeldeploy.tasks import _notifying
@@ -38,8 +39,7 @@ _NEVER_RESUMED = "and never resumed."
 class ApprovalAnswer(RunInput):
     """What the person answers."""
 
-    decision: Decision = Field(
-        "roll_back",
+    decision: Decision = Field(  # with a default, Prefect would take a resumption that says nothing, and forget it
         description="promote: go on. promote_fully: leave out all further steps. skip: leave out the next step, or the "
         "bake. extend: watch for one step's time more, then ask again. roll_back: all traffic back to stable.",
     )
@@ -50,6 +50,26 @@ class ApprovalAnswer(RunInput):
 def suspends(gate: str) -> bool:
     """Whether a run ends while a person is asked, to begin anew with the answer. A subflow cannot."""
     return gate == "traffic" and bool(deployment.id) and not flow_run.parent_flow_run_id
+
+
+async def may_ask() -> None:
+    """Check what would end this run while a person is asked, before the rollout begins.
+
+    Raises:
+        InvalidInput: Its deployment has a concurrency limit: Prefect takes the slot of a run that waits away, and
+            cancels it when the slot's lease cannot be renewed, within minutes.
+    """
+    if not deployment.id or flow_run.parent_flow_run_id:  # a subflow's run holds no slot
+        return
+    async with get_client() as client:
+        limit = (await client.read_deployment(UUID(str(deployment.id)))).global_concurrency_limit
+    if limit is not None:
+        raise InvalidInput(
+            "concurrency_limit",
+            limit.limit,
+            f"of the deployment {deployment.name}: Prefect would cancel its runs while they wait for a person; remove "
+            "it (there is one rollout per endpoint without it), or ask nobody",
+        )
 
 
 async def ask(record: RolloutRecord, gate: str) -> Answer:
@@ -138,10 +158,11 @@ class _Question:
         keys = await self._shown()
         async with get_client() as client:
             run = await client.read_flow_run(UUID(str(flow_run.id)))
-            if run.state is not None and run.state.is_paused() and run.state.state_details.run_input_keyset == keys:
-                return None
+            state = run.state
             if (found := await self._answer()) is not None:
                 return found
+            if state is not None and state.is_paused() and state.state_details.run_input_keyset == keys:
+                return None
             await _running_again()  # it may be paused for a question before
             about = StateDetails(run_input_keyset=keys)
             pause: State = Paused(pause_expiration_time=self._until, pause_key=uuid4().hex, state_details=about)

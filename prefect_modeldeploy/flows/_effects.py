@@ -279,9 +279,9 @@ class Effects:
             # Two that cannot serve: then as before the rollout.
             return await self._can(record.stable) or not await self._can(record.canary)
         except ProviderUnavailable:
-            if record.canary not in self._unable:
-                raise
-            return True  # as above
+            if record.canary in self._unable:  # as above, while it is tried again
+                await self._put_back(record, _arms(record))
+            raise
         self._unable.discard(record.stable)
         return True
 

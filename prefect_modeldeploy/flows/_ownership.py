@@ -125,7 +125,7 @@ async def is_lost(record: RolloutRecord) -> bool:
         return True
     if state is not None and state.name == "Suspended":  # it has no process, by intention
         return waited_in_vain(state)
-    if state is not None and state.is_final():
+    if state is not None and state.is_final() and not never_resumed(state):  # such a one may be about to go on
         return True
     if state is not None and (state.is_scheduled() or state.is_pending()):  # it was answered, or is to be tried again
         return datetime.now(UTC) - state.timestamp > _START_TIME

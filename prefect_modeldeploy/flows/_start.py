@@ -18,6 +18,7 @@ from prefect_modeldeploy.errors import (
     UnsupportedOperation,
 )
 from prefect_modeldeploy.flows import _ownership
+from prefect_modeldeploy.flows._approval import may_ask
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Effects, ids_of
 from prefect_modeldeploy.flows._gates import may_begin
@@ -179,7 +180,7 @@ async def new_record(
     """A record to begin with.
 
     Raises:
-        InvalidInput: The candidate serves already.
+        InvalidInput: The candidate serves already, or this run could not wait for a person.
         NotFound: There is no such candidate.
         RolloutsFrozen: The target's calendar lets nothing begin now, but for roll-backs.
         RolloutsHalted: The red button is pressed; only roll-backs may begin.
@@ -188,6 +189,8 @@ async def new_record(
         raise RolloutsHalted(f"all rollouts are halted {press}; `modeldeploy allow` lets them begin again")
     if kind != "roll_back":
         await may_begin(target, plan)
+        if approval is not None or plan.on_undecided == "ask":
+            await may_ask()
     spec = candidate if isinstance(candidate, DeploymentSpec) else None
     name = _id_of(candidate)
     there = await ids_of(target, spec) if spec else []

@@ -22,7 +22,8 @@ from prefect.settings import (
 from prefect.states import Running
 
 from prefect_modeldeploy import CanaryPlan
-from prefect_modeldeploy.flows._approval import ask
+from prefect_modeldeploy.errors import InvalidInput
+from prefect_modeldeploy.flows._approval import ask, may_ask
 from prefect_modeldeploy.rollout import Answer, Approval, Phase, RolloutRecord
 from prefect_modeldeploy.rollout.record import Actor
 from tests.conftest import eventually
@@ -135,3 +136,20 @@ async def test_who_is_shown_as_running_without_an_answer_asks_again(line: FlakyP
     assert await asking.hears("promote")
     assert not await asking.hears("roll_back"), "one answer counts"
     assert (await asyncio.wait_for(asking.answer, 30)).decision == "promote"
+
+
+async def test_a_deployment_with_a_concurrency_limit_is_not_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefect takes the slot of a paused run away, and the engine cancels the run when it cannot renew its lease."""
+
+    @flow
+    async def rolls_out() -> None:
+        await may_ask()
+
+    for limit in (None, 1):
+        deployed = await rolls_out.ato_deployment(f"limit-{limit}", concurrency_limit=limit)
+        monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", str(await deployed.aapply()))
+        if limit is None:
+            await rolls_out()
+        else:
+            with pytest.raises(InvalidInput, match=r"^concurrency_limit=1: of the deployment"):
+                await rolls_out()

@@ -22,7 +22,7 @@ from prefect_modeldeploy import (
     orders,
     promote_to_production,
 )
-from prefect_modeldeploy.errors import InvalidInput, RolloutError
+from prefect_modeldeploy.errors import InvalidInput, ProviderUnavailable, RolloutError
 from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.rollout import Phase, RolloutRecord
 from prefect_modeldeploy.target import client_of
@@ -145,7 +145,9 @@ async def test_a_canary_that_cannot_serve_gets_no_traffic_while_the_provider_tha
             await client.stop(arm)
             assert not await effects._can(arm)
         await site.sandbox.control.fault(provider="baseten", path="/v1/*", kind="status", status=503, times=None)
-        assert await effects._brought_up(record), "as before the rollout"
+        with pytest.raises(ProviderUnavailable):  # it is tried again
+            await effects._brought_up(record)
+        assert (await site.arms())["stable"] == (record.stable, 100.0)
 
 
 async def test_what_is_degraded_or_updates_and_answers_is_no_reason_to_wait_or_to_turn_back(tmp_path: Path) -> None:
