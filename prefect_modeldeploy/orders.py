@@ -1,6 +1,5 @@
 """What a person says to a rollout that runs: an answer at a gate, or an order. For the command line and for scripts."""
 
-from typing import get_args
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
@@ -13,13 +12,10 @@ from prefect.flow_runs import aresume_flow_run
 from prefect.states import Cancelled, Cancelling
 
 from prefect_modeldeploy.errors import InvalidInput, RolloutError
+from prefect_modeldeploy.flows import _ownership
 from prefect_modeldeploy.rollout import Decision, Order, Phase, RolloutRecord
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks._identity import this_user
-
-ORDERS: tuple[Order, ...] = get_args(Order)
-"""Events `modeldeploy.rollout.<order>` that a running rollout obeys. Their payload may say `who`, `reason`, and which
-`rollout`, at which `step`: then no other one obeys."""
 
 
 async def open_rollout(endpoint: str) -> RolloutRecord:
@@ -73,12 +69,13 @@ async def _run_of(record: RolloutRecord) -> tuple[UUID | None, State | None]:
             return None, None
 
 
-def _is_gone(record: RolloutRecord, state: State | None) -> bool:
+async def _is_gone(record: RolloutRecord, state: State | None) -> bool:
     """Whether surely nobody drives a rollout. Who runs outside of Prefect cannot be asked."""
     if record.driver is None:
         return True
-    # One that Prefect has failed because its pause was over may be alive, and goes on.
-    return record.driver.flow_run is not None and (state is None or (state.is_final() and not state.is_failed()))
+    if state is not None and state.is_failed():  # by Prefect, since its pause was over: it may be alive, and go on
+        return await _ownership.is_lost(record)
+    return record.driver.flow_run is not None and (state is None or state.is_final())
 
 
 async def order(endpoint: str, what: Order, reason: str = "") -> RolloutRecord:
@@ -103,7 +100,7 @@ async def order(endpoint: str, what: Order, reason: str = "") -> RolloutRecord:
             raise RolloutError(f"the run of the rollout of {endpoint} is about to start again: order it when it runs")
         await _cancel(run, f"aborted by {this_user()}" + (f": {reason}" if reason else ""))
         return record
-    if _is_gone(record, state):
+    if await _is_gone(record, state):
         raise RolloutError(
             f"the rollout of {endpoint} has no run now that could hear: the flow roll-back turns it back, "
             "reconcile-rollouts brings it to its end"

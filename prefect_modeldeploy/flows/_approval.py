@@ -9,12 +9,12 @@ import anyio
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, StateDetails
-from prefect.exceptions import FlowPauseTimeout, Pause
+from prefect.exceptions import FlowPauseTimeout, ObjectNotFound, Pause
 from prefect.flow_runs import asuspend_flow_run
 from prefect.input import Keyset, RunInput, aread_flow_run_input, keyset_from_base_key
 from prefect.runtime import deployment, flow_run
 from prefect.states import Paused, Running
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.rollout import Actor, Answer, Approval, Decision, RolloutRecord
@@ -53,21 +53,27 @@ def suspends(gate: str) -> bool:
 
 
 async def may_ask() -> None:
-    """Check what would end this run while a person is asked, before the rollout begins.
+    """Check what would end this run while a person is asked.
 
     Raises:
         InvalidInput: Its deployment has a concurrency limit: Prefect takes the slot of a run that waits away, and
             cancels it when the slot's lease cannot be renewed, within minutes.
     """
-    if not deployment.id or flow_run.parent_flow_run_id:  # a subflow's run holds no slot
+    if not flow_run.id:
         return
     async with get_client() as client:
-        limit = (await client.read_deployment(UUID(str(deployment.id)))).global_concurrency_limit
-    if limit is not None:
+        run = await client.read_flow_run(UUID(str(flow_run.id)))
+        if run.deployment_id is None:  # as of a subflow: it holds no slot
+            return
+        try:
+            deployed = await client.read_deployment(run.deployment_id)
+        except ObjectNotFound:
+            return
+    if (limit := deployed.global_concurrency_limit) is not None:
         raise InvalidInput(
             "concurrency_limit",
             limit.limit,
-            f"of the deployment {deployment.name}: Prefect would cancel its runs while they wait for a person; remove "
+            f"of the deployment {deployed.name}: Prefect would cancel its runs while they wait for a person; remove "
             "it (there is one rollout per endpoint without it), or ask nobody",
         )
 
@@ -105,6 +111,8 @@ async def _suspended(record: RolloutRecord, gate: str, seconds: int) -> Approval
                 await _again(record, error)
             except FlowPauseTimeout:
                 break
+            except ValidationError:  # the form of an older version let it
+                return ApprovalAnswer(decision="roll_back", comment="resumed without a decision")
     return None
 
 

@@ -222,6 +222,8 @@ class Effects:
             return None
         if not await self._can(record.stable, at_once=True):
             if not await self._brought_up(record):
+                if not _share_of_canary(await aget_traffic(self._target)):  # while neither could serve
+                    await self._put_back(record, _arms(record, canary_weight=100.0))
                 return held(record, f"{record.stable} cannot serve, so {record.canary} goes on: {record.reason}")
             if await self._can(record.canary):
                 await self._back_as_it_scales(record, record.stable)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import anyio
 from prefect.events import Event
@@ -17,7 +17,6 @@ from prefect.exceptions import TerminationSignal
 from prefect_modeldeploy.deployments import DeploymentStatus
 from prefect_modeldeploy.errors import ModelDeployError, NotFound
 from prefect_modeldeploy.flows import _ownership
-from prefect_modeldeploy.orders import ORDERS
 from prefect_modeldeploy.rollout import Actor, Order, RolloutRecord, Told, abort, in_flight, obeyed, shortened
 from prefect_modeldeploy.target import DeploymentTarget, client_of
 from prefect_modeldeploy.tasks import _journal, _red_button
@@ -108,7 +107,7 @@ class Signals:
 
     async def _events(self) -> None:
         """Orders that come as events `modeldeploy.rollout.<order>` about this endpoint."""
-        names = [f"modeldeploy.rollout.{order}" for order in ORDERS]
+        names = [f"modeldeploy.rollout.{order}" for order in get_args(Order)]
         wanted = EventFilter(event=EventNameFilter(name=names))
         while True:
             try:

@@ -22,7 +22,7 @@ from prefect_modeldeploy.flows._approval import may_ask
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Effects, ids_of
 from prefect_modeldeploy.flows._gates import may_begin
-from prefect_modeldeploy.rollout import Approval, CanaryPlan, Phase, RolloutRecord, Told, obeyed
+from prefect_modeldeploy.rollout import Approval, CanaryPlan, Phase, RolloutRecord, Told, in_flight, obeyed
 from prefect_modeldeploy.target import DeploymentTarget, router_of
 from prefect_modeldeploy.tasks import _audit, _journal, _red_button
 from prefect_modeldeploy.tasks._identity import who_started
@@ -119,7 +119,8 @@ async def begin(
 
     Raises:
         RolloutInProgress: Another run drives the endpoint's rollout, or something else is being rolled out there.
-        InvalidInput: The open rollout is at another gateway's endpoint of the same name.
+        InvalidInput: The open rollout is at another gateway's endpoint of the same name; or a person is to be asked,
+            and this run could not wait.
     """
     last = await _ownership.latest(target)
     if last is not None and flow_run.id and last.id == str(flow_run.id) and last.phase is Phase.ENDED:
@@ -128,13 +129,22 @@ async def begin(
     async with _ownership.only_one(target.endpoint):
         record = await _ownership.latest(target)
         if record is None or not await _is_open(record, target):
-            return await _journal.save(_ownership.taken(await make()))
+            record = await make()
+            await _may_drive(record)
+            return await _journal.save(_ownership.taken(record))
         if last is None or record.driver != last.driver or not lost or record.candidate != candidate:
             raise RolloutInProgress(
                 f"{target.endpoint} has an open rollout of {record.candidate} (at {record.phase}, started by "
                 f"{record.who.name}): let it end, run it again to go on with it if its run is gone, or roll_back first"
             )
+        await _may_drive(record)
         return await take_over(target, record)
+
+
+async def _may_drive(record: RolloutRecord) -> None:
+    asks = record.approval is not None or record.plan.on_undecided == "ask"
+    if asks and in_flight(record):
+        await may_ask()
 
 
 async def take_over(target: DeploymentTarget, record: RolloutRecord) -> RolloutRecord:
@@ -180,7 +190,7 @@ async def new_record(
     """A record to begin with.
 
     Raises:
-        InvalidInput: The candidate serves already, or this run could not wait for a person.
+        InvalidInput: The candidate serves already.
         NotFound: There is no such candidate.
         RolloutsFrozen: The target's calendar lets nothing begin now, but for roll-backs.
         RolloutsHalted: The red button is pressed; only roll-backs may begin.
@@ -189,8 +199,6 @@ async def new_record(
         raise RolloutsHalted(f"all rollouts are halted {press}; `modeldeploy allow` lets them begin again")
     if kind != "roll_back":
         await may_begin(target, plan)
-        if approval is not None or plan.on_undecided == "ask":
-            await may_ask()
     spec = candidate if isinstance(candidate, DeploymentSpec) else None
     name = _id_of(candidate)
     there = await ids_of(target, spec) if spec else []

@@ -20,7 +20,8 @@ Decision = Literal["promote", "promote_fully", "skip", "extend", "roll_back"]
 """What a person may answer at a gate; `answered` in `machine.py` says what each leads to."""
 
 Order = Literal["abort", "skip", "promote-fully"]
-"""What a person, or an event `modeldeploy.rollout.<order>`, may tell a rollout that runs."""
+"""What a person, or an event `modeldeploy.rollout.<order>`, may tell a rollout that runs. The event's payload may say
+`who`, `reason`, and which `rollout`, at which `step`: then no other one obeys."""
 
 
 class Phase(StrEnum):

@@ -11,6 +11,7 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.exceptions import NotPausedError
+from prefect.flow_engine import run_flow
 from prefect.flow_runs import aresume_flow_run
 from prefect.runtime import flow_run
 from prefect.settings import (
@@ -19,7 +20,7 @@ from prefect.settings import (
     PREFECT_LOGGING_TO_API_ENABLED,
     temporary_settings,
 )
-from prefect.states import Running
+from prefect.states import Pending, Running
 
 from prefect_modeldeploy import CanaryPlan
 from prefect_modeldeploy.errors import InvalidInput
@@ -138,18 +139,21 @@ async def test_who_is_shown_as_running_without_an_answer_asks_again(line: FlakyP
     assert (await asyncio.wait_for(asking.answer, 30)).decision == "promote"
 
 
-async def test_a_deployment_with_a_concurrency_limit_is_not_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_deployment_with_a_concurrency_limit_is_not_to_ask() -> None:
     """Prefect takes the slot of a paused run away, and the engine cancels the run when it cannot renew its lease."""
 
     @flow
-    async def rolls_out() -> None:
+    async def rolls_out() -> str:
         await may_ask()
+        return "it may"
 
-    for limit in (None, 1):
-        deployed = await rolls_out.ato_deployment(f"limit-{limit}", concurrency_limit=limit)
-        monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", str(await deployed.aapply()))
-        if limit is None:
-            await rolls_out()
-        else:
-            with pytest.raises(InvalidInput, match=r"^concurrency_limit=1: of the deployment"):
-                await rolls_out()
+    async def run(limit: int | None) -> str:
+        deployed = await (await rolls_out.ato_deployment(f"limit-{limit}", concurrency_limit=limit)).aapply()
+        async with get_client() as client:
+            run = await client.create_flow_run_from_deployment(deployed, state=Pending())
+        return await run_flow(rolls_out, flow_run=run)
+
+    assert await rolls_out() == "it may"
+    assert await run(limit=None) == "it may"
+    with pytest.raises(InvalidInput, match=r"^concurrency_limit=1: of the deployment limit-1"):
+        await run(limit=1)

@@ -124,6 +124,8 @@ async def test_silence_is_the_answer_once_prefect_has_failed_the_run_for_it(site
         run = await suspended(site, timeout_seconds=5)
     await eventually(lambda: has_failed(run), seconds=60, every=0.2)
     assert (await state_of(run)).message == "The flow was paused and never resumed."
+    with pytest.raises(RolloutError, match="has no run now that could hear"):
+        await orders.order(site.target.endpoint, "abort")
     [record] = await reconcile_rollouts([site.target])
     assert (record.outcome, record.decided_by) == ("rolled_back", "approval"), record.reason
     assert "nobody answered in time" in record.reason
