@@ -65,6 +65,8 @@ class Effects:
         """The record that names what was, or is being, created, until that is written down."""
         self._unable: set[str] = set()
         """What was seen unable to serve: a provider that does not answer afterwards makes none of it able."""
+        self._taken = 0.0
+        """The canary's share in percent that stable has got because neither could serve."""
 
     @property
     def target(self) -> DeploymentTarget:
@@ -222,8 +224,8 @@ class Effects:
             return None
         if not await self._can(record.stable, at_once=True):
             if not await self._brought_up(record):
-                if not _share_of_canary(await aget_traffic(self._target)):  # while neither could serve
-                    await self._put_back(record, _arms(record, canary_weight=100.0))
+                if self._taken:
+                    await self._put_back(record, _arms(record, canary_weight=self._taken))
                 return held(record, f"{record.stable} cannot serve, so {record.canary} goes on: {record.reason}")
             if await self._can(record.canary):
                 await self._back_as_it_scales(record, record.stable)
@@ -282,6 +284,7 @@ class Effects:
             return await self._can(record.stable) or not await self._can(record.canary)
         except ProviderUnavailable:
             if record.canary in self._unable:  # as above, while it is tried again
+                self._taken = self._taken or _share_of_canary(await aget_traffic(self._target))
                 await self._put_back(record, _arms(record))
             raise
         self._unable.discard(record.stable)
