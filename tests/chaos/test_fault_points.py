@@ -61,6 +61,7 @@ async def test_a_process_that_is_killed_leaves_nothing_undone(tmp_path: Path, pr
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(900)
 async def test_whatever_dies_the_end_is_one_that_the_plan_allows(tmp_path: Path, prefect_server: None) -> None:
     trials = await try_points(tmp_path, SAMPLE)
     assert show(trials)
