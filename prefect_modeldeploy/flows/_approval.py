@@ -97,16 +97,10 @@ async def _suspended(record: RolloutRecord, gate: str, seconds: int) -> Approval
     """End this run, as Prefect's `Pause`; in the run that it is started again with, the answer. None: in vain."""
     asked_before = int(record.answer.at.timestamp() * 1000) if record.answer else 0
     key = f"{gate}-{asked_before}"  # the same when the run begins anew, and never else
-    keys, form = keyset_from_base_key(f"suspended-{key}"), _form(record, gate)
     with anyio.move_on_after(seconds):
         while True:
             try:
-                try:
-                    return await asuspend_flow_run(form, timeout=seconds, key=key)
-                except Pause:  # also of a request that was sent twice, since its answer got lost: then without a form
-                    if await aread_flow_run_input(keys["schema"]) is None:
-                        await form.asave(keys)
-                    raise
+                return await _suspend(_form(record, gate), seconds, key)
             except httpx.HTTPError as error:
                 await _again(record, error)
             except FlowPauseTimeout:
@@ -114,6 +108,16 @@ async def _suspended(record: RolloutRecord, gate: str, seconds: int) -> Approval
             except ValidationError:  # the form of an older version let it
                 return ApprovalAnswer(decision="roll_back", comment="resumed without a decision")
     return None
+
+
+async def _suspend(form: type[ApprovalAnswer], seconds: int, key: str) -> ApprovalAnswer | None:
+    try:
+        return await asuspend_flow_run(form, timeout=seconds, key=key)
+    except Pause:  # also of a request that was sent twice, since its answer got lost: then without a form
+        keys = keyset_from_base_key(f"suspended-{key}")
+        if await aread_flow_run_input(keys["schema"]) is None:
+            await form.asave(keys)
+        raise
 
 
 async def _paused(record: RolloutRecord, gate: str, seconds: int) -> ApprovalAnswer | None:

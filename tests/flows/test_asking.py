@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -89,6 +90,14 @@ class Asking:
             await client.set_flow_run_state(self._run, Running(), force=True)
 
 
+@asynccontextmanager
+async def away(line: FlakyPrefect, seconds: float) -> AsyncIterator[None]:
+    until, line.closed = time.monotonic() + seconds, True
+    yield
+    await eventually(lambda: time.monotonic() > until)
+    line.closed = False
+
+
 @pytest.mark.parametrize("lost", ["PAUSED", "-schema", "-description"])
 async def test_a_lost_answer_of_prefects_server_ends_no_question(line: FlakyPrefect, lost: str) -> None:
     line.to_lose.add(lost)
@@ -105,11 +114,8 @@ async def test_an_answer_in_the_last_moment_counts(line: FlakyPrefect) -> None:
     """Also if it was heard by Prefect's server, which just then was away for the run: silence would promote."""
     asking = Asking(line, Approval(before=("step",), timeout_seconds=4, on_timeout="promote"), retries=0)
     await eventually(asking.waits)
-    asked = time.monotonic()
-    line.closed = True
-    assert await asking.hears("roll_back")
-    await eventually(lambda: time.monotonic() > asked + 6)
-    line.closed = False
+    async with away(line, seconds=6):
+        assert await asking.hears("roll_back")
     answer = await asyncio.wait_for(asking.answer, 30)
     assert (answer.decision, answer.who.name) == ("roll_back", "grace")
 
@@ -119,10 +125,8 @@ async def test_silence_while_the_server_is_away_ends_with_a_run_that_is_shown_as
     """Prefect would fail it a minute later, and a run that has failed is taken up by others."""
     asking = Asking(line, Approval(before=("step",), timeout_seconds=2, on_timeout="promote"), retries=0)
     await eventually(asking.waits)
-    asked = time.monotonic()
-    line.closed = True
-    await eventually(lambda: time.monotonic() > asked + 6)
-    line.closed = False
+    async with away(line, seconds=6):
+        pass
     answer = await asyncio.wait_for(asking.answer, 30)
     assert (answer.decision, answer.who.name) == ("promote", "nobody")
     assert [state.name for state in (await asking.states())][-3:] == ["Paused", "Running", "Completed"]
