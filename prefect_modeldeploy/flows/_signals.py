@@ -12,11 +12,10 @@ import anyio
 from prefect.events import Event
 from prefect.events.clients import get_events_subscriber
 from prefect.events.filters import EventFilter, EventNameFilter
-from prefect.exceptions import TerminationSignal
 
 from prefect_modeldeploy.deployments import DeploymentStatus
 from prefect_modeldeploy.errors import ModelDeployError, NotFound
-from prefect_modeldeploy.flows import _ownership
+from prefect_modeldeploy.flows import _ownership, _termination
 from prefect_modeldeploy.rollout import Actor, Order, RolloutRecord, Told, abort, in_flight, obeyed, shortened
 from prefect_modeldeploy.target import DeploymentTarget, client_of
 from prefect_modeldeploy.tasks import _journal, _red_button
@@ -83,7 +82,8 @@ class Signals:
         ]
         tasks = [asyncio.ensure_future(signals._safely(watcher)) for watcher in watchers]
         try:
-            yield signals
+            with _termination.heard(signals._told_to_end):
+                yield signals
         finally:
             for task in tasks:
                 task.cancel()
@@ -93,7 +93,7 @@ class Signals:
         await self._found.put(_halt(await _red_button.until_pressed(self._logger)))
 
     async def _cancellation(self) -> None:
-        """A paused run is not told by Prefect; of SIGTERM it makes an exception, wherever the process is just then."""
+        """Prefect tells a run by SIGTERM, and not at all while it is paused."""
         while not await self._is_cancelled():  # noqa: ASYNC110 it happens in another process
             await asyncio.sleep(_ASK_SECONDS)
         await self._found.put(Signal("the flow run was cancelled", "cancellation"))
@@ -151,8 +151,9 @@ class Signals:
             await watcher
         except Exception:
             self._logger.exception("%s: a watcher of its rollout failed; the rollout goes on", self.record.endpoint)
-        except (TerminationSignal, BaseExceptionGroup):  # Prefect raises it in whatever the process does just then
-            await self._found.put(Signal("the process was told to end", "cancellation"))
+
+    def _told_to_end(self) -> None:
+        self._found.put_nowait(Signal("the process was told to end", "cancellation"))
 
     async def _unwell(self, how: str) -> None:
         await self._found.put(Signal(f"{self.record.canary} {how}", "health check"))

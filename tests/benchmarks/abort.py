@@ -119,7 +119,7 @@ async def one(answers: Answers, running: "asyncio.Future[object]", signalled: Si
     signalling = asyncio.ensure_future(signalled(running))
     while not (signalling.done() and running.done()) or time.time() - canary.read().last < QUIET_SECONDS:
         if time.time() > give_up:
-            raise SystemExit(f"the canary's last request was {time.time() - canary.last:.2f} s ago; {running}")
+            raise SystemExit(f"the canary's last request was {time.time() - canary.read().last:.2f} s ago; {running}")
         await asyncio.sleep(0.02)
     signal = await signalling
     await asyncio.gather(running, return_exceptions=True)

@@ -99,6 +99,8 @@ async def strike(case: Case) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         case "sigterm in a group":  # Prefect's exception, where it strikes while a task group runs
             raise BaseExceptionGroup("unhandled errors", [TerminationSignal(signal.SIGTERM)])
+        case "sigterm in a callback":  # where asyncio logs it, and goes on
+            asyncio.get_running_loop().call_soon(_told_to_end)
         case "ui cancel":
             async with get_client() as client:
                 # The runner has started that one, and hears of no other.
@@ -108,6 +110,12 @@ async def strike(case: Case) -> None:
             raise RuntimeError("an accident")
         case "lost answer":
             raise ProviderUnavailable("chaos", case.point, Problem("the answer was lost"), effect_unknown=True)
+
+
+def _told_to_end() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(1000):  # Prefect's exception comes meanwhile
+        pass
 
 
 def arm(case: Case) -> None:
