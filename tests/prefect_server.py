@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+from tests.ports import free_port
 
 SHARED = "MODELDEPLOY_TESTS_PREFECT_API_URL"
 """Environment variable with the URL of the session's server; there is none in a session without workers."""
@@ -56,9 +57,7 @@ class Server:
     def __init__(
         self, home: Path, *options: str, host: str = "127.0.0.1", access_log: Path | None = None, **settings: str
     ) -> None:
-        with socket.socket() as probe:
-            probe.bind((host, 0))
-            port = probe.getsockname()[1]
+        port = free_port(host)
         self.url = f"http://{host}:{port}/api"
         level = "INFO" if access_log else "ERROR"
         where = ("--host", host, "--port", str(port), "--log-level", level)

@@ -33,6 +33,7 @@ from prefect_modeldeploy.traffic.binary import find_haproxy
 from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm, Server, Upstream
 from prefect_modeldeploy.traffic.gateway import DataPlane, Gateway
 from prefect_modeldeploy.traffic.windows import WindowStore
+from tests.ports import free_port
 from tests.traffic.load import load
 
 CONNECTIONS = 32
@@ -73,12 +74,6 @@ class Round:
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def reached(port: int) -> None:

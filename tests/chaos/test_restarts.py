@@ -6,7 +6,6 @@ The death of the serving node alone, which loses nothing, is in tests/flows/test
 import asyncio
 import os
 import signal
-import socket
 import sys
 import time
 from collections import Counter
@@ -30,6 +29,7 @@ from tests.conftest import eventually
 from tests.flows import arms_kit
 from tests.flows.conftest import QUICK
 from tests.flows.hosted import MAKERS
+from tests.ports import free_port
 from tests.providers import scale_kit
 from tests.sandbox.kit import sandbox_process
 from tests.traffic.load import CONNECTIONS, Answers, load
@@ -189,6 +189,4 @@ async def test_a_provider_is_killed_and_comes_back_with_what_it_knew(tmp_path: P
 
 def _kept(directory: Path) -> list[str]:
     """Arguments of a sandbox that is, when it is started again, where it was and as it was."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return ["--state", str(directory / "state.json"), "--port", str(probe.getsockname()[1])]
+    return ["--state", str(directory / "state.json"), "--port", str(free_port())]

@@ -12,7 +12,8 @@ from prefect_modeldeploy.local.autostart import ensure_node, stop_node
 from prefect_modeldeploy.local.home import Home
 from prefect_modeldeploy.local.remote import Remote
 from prefect_modeldeploy.local.store import Store
-from tests.traffic.conftest import free_port, make_certificate
+from tests.ports import free_port
+from tests.traffic.conftest import make_certificate
 
 
 @pytest.mark.slow

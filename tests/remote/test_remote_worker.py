@@ -20,10 +20,11 @@ from prefect_modeldeploy.local.home import Home, NodeInfo
 from prefect_modeldeploy.target import client_of
 from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm
 from tests.flows.conftest import QUICK, Site
+from tests.ports import free_port
 from tests.prefect_server import started_server, wait_for
 from tests.remote.namespace import Namespace, network_namespace
 from tests.requests_log import RequestsLog
-from tests.traffic.conftest import free_port, make_certificate
+from tests.traffic.conftest import make_certificate
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

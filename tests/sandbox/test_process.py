@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import httpx
 import pytest
 
 from tests.conftest import eventually
+from tests.ports import free_port
 from tests.sandbox.kit import sandbox_process
 
 READY = {
@@ -64,9 +64,7 @@ async def test_the_ready_file_is_written_when_all_answer_for_nobody_else_to_read
 
 
 async def test_ports_follow_the_one_that_is_given(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     async with sandbox_process(tmp_path, "scale", arguments=["--port", str(port)]) as (sandbox, _):
         assert sandbox.ready["control_url"] == f"http://127.0.0.1:{port}"
         assert sandbox["scale"]["base_url"] == f"http://127.0.0.1:{port + 1}"

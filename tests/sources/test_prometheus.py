@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -21,6 +20,7 @@ from prefect_modeldeploy.sources import Observed, PrometheusMetrics
 from prefect_modeldeploy.sources.prometheus import PrometheusSource
 from prefect_modeldeploy.traffic.windows import EndpointWindow
 from tests.conftest import eventually, serve
+from tests.ports import free_port
 from tests.sources.prometheus_kit import Store, prometheus
 
 REQUESTS = 'http_requests_total{deployment="$deployment",status!~"401|403|429"}'
@@ -216,9 +216,7 @@ async def real_prometheus(exporter: Exporter, directory: Path) -> AsyncIterator[
         pytest.skip("NOT RUN: there is no `prometheus` on the PATH (apt install prometheus)")
     app = Starlette(routes=[Route("/metrics", lambda _: PlainTextResponse(exporter.text()))])
     async with serve(app) as target:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{probe.getsockname()[1]}"
+        address = f"127.0.0.1:{free_port()}"
         config = directory / "prometheus.yml"
         config.write_text(
             "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"

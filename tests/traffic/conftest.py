@@ -1,7 +1,6 @@
 """A real HAProxy in front of real servers."""
 
 import asyncio
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,13 +18,8 @@ from starlette.types import ASGIApp
 from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm, Server, Upstream
 from prefect_modeldeploy.traffic.gateway import DataPlane, Gateway
 from tests.conftest import eventually, serve
+from tests.ports import free_port
 from tests.traffic.model_server import model
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def make_certificate(directory: Path, name: str) -> Path:

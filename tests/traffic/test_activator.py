@@ -16,7 +16,8 @@ from prefect_modeldeploy.traffic.activator import Activator, rewritten
 from prefect_modeldeploy.traffic.gateway import DataPlane, Gateway
 from prefect_modeldeploy.traffic.windows import WindowStore
 from tests.conftest import eventually
-from tests.traffic.conftest import Models, StartGateway, ask, endpoint, free_port, upstream
+from tests.ports import free_port
+from tests.traffic.conftest import Models, StartGateway, ask, endpoint, upstream
 from tests.traffic.model_server import MEGABYTE
 
 
