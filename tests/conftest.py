@@ -1,10 +1,12 @@
 """Shared parts of the tests. Everything here is real: servers listen on sockets, Prefect runs its own server."""
 
 import asyncio
+import fcntl
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
 
 import pytest
 import stamina
@@ -81,7 +83,7 @@ def no_trace_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A real Prefect server with a database of its own, for the whole session: one for all its worker processes."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -91,4 +93,16 @@ def prefect_server() -> Iterator[None]:
     else:
         prefect_server_process.wait_for(url)
         with temporary_settings({PREFECT_API_URL: url}):
+            _registered_once(tmp_path_factory.getbasetemp().parent / "blocks")
             yield
+
+
+def _registered_once(path: Path) -> None:
+    """Make our blocks known to the server: two processes that do so at once are in each other's way there (409)."""
+    from prefect_modeldeploy import DeploymentTarget
+
+    with path.open("a+") as known:
+        fcntl.flock(known, fcntl.LOCK_EX)
+        if not path.stat().st_size:
+            DeploymentTarget.register_type_and_schema()
+            known.write("DeploymentTarget, with all that it holds")
