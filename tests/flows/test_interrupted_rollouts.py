@@ -6,6 +6,9 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.flow_engine import run_flow
+from prefect.states import Pending
 from prefect.variables import Variable
 
 from prefect_modeldeploy import canary_rollout, orders, promote_to_production, reconcile_rollouts, roll_back
@@ -361,6 +364,21 @@ async def test_a_version_that_is_named_serves_though_another_roll_back_came_in_b
 async def _is_driven_by_another(record: RolloutRecord) -> bool:
     saved = await _journal.load(record.endpoint)
     return saved is not None and saved.driver != record.driver
+
+
+@pytest.mark.slow
+async def test_a_run_that_cannot_wait_for_a_person_takes_over_no_rollout_that_may_ask_one(site: Site) -> None:
+    lost = await _stopped_in_the_middle(site)
+    asks = lost.plan.model_copy(update={"on_undecided": "ask"})
+    await _journal.save(lost.model_copy(update={"plan": asks}))
+    saved = await _journal.load(site.target.endpoint)
+    limited = await canary_rollout.ato_deployment("limited", concurrency_limit=1, enforce_parameter_schema=False)
+    parameters = {"target": site.target, "candidate": site.spec("2"), "plan": asks}
+    async with get_client() as client:
+        run = await client.create_flow_run_from_deployment(await limited.aapply(), state=Pending())
+    with pytest.raises(InvalidInput, match=r"^concurrency_limit=1: of the deployment limited"):
+        await run_flow(canary_rollout, flow_run=run, parameters=parameters)
+    assert await _journal.load(site.target.endpoint) == saved
 
 
 async def _stopped_in_the_middle(site: Site) -> RolloutRecord:

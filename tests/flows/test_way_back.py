@@ -24,7 +24,7 @@ from prefect_modeldeploy import (
 )
 from prefect_modeldeploy.errors import InvalidInput, ProviderUnavailable, RolloutError
 from prefect_modeldeploy.flows._effects import Effects
-from prefect_modeldeploy.rollout import Phase, RolloutRecord
+from prefect_modeldeploy.rollout import Effect, Phase, RolloutRecord, abort
 from prefect_modeldeploy.target import client_of
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks.traffic import aset_arms
@@ -141,13 +141,22 @@ async def test_a_canary_that_cannot_serve_gets_no_traffic_while_the_provider_tha
     async with _rollout(site, target, tmp_path) as (_, record), client_of(target) as client:
         assert record.stable is not None
         effects = Effects(target)
+        before = await site.arms()
         for arm in (record.stable, record.canary):
             await client.stop(arm)
             assert not await effects._can(arm)
         await site.sandbox.control.fault(provider="baseten", path="/v1/*", kind="status", status=503, times=None)
-        with pytest.raises(ProviderUnavailable):  # it is tried again
-            await effects._brought_up(record)
-        assert (await site.arms())["stable"] == (record.stable, 100.0)
+        turned = abort(record, "neither serves", decided_by="person")
+        for _ in range(2):
+            with pytest.raises(ProviderUnavailable):  # it is tried again
+                await effects(Effect.RESTORE, turned)
+            assert (await site.arms())["stable"] == (record.stable, 100.0)
+        await site.sandbox.control.clear_faults()
+        await client.delete(record.stable)
+        await client.start(record.canary)
+        await eventually(partial(effects._can, record.canary))
+        assert (await effects(Effect.RESTORE, turned)).outcome == "held"
+        assert await site.arms() == before, "what it had"
 
 
 async def test_what_is_degraded_or_updates_and_answers_is_no_reason_to_wait_or_to_turn_back(tmp_path: Path) -> None:
