@@ -12,6 +12,7 @@ import anyio
 from prefect.events import Event
 from prefect.events.clients import get_events_subscriber
 from prefect.events.filters import EventFilter, EventNameFilter
+from prefect.exceptions import TerminationSignal
 
 from prefect_modeldeploy.deployments import DeploymentStatus
 from prefect_modeldeploy.errors import ModelDeployError, NotFound
@@ -151,6 +152,11 @@ class Signals:
             await watcher
         except Exception:
             self._logger.exception("%s: a watcher of its rollout failed; the rollout goes on", self.record.endpoint)
+        except (
+            TerminationSignal,
+            BaseExceptionGroup,
+        ):  # if signals are told to somebody else by now
+            self._told_to_end()
 
     def _told_to_end(self) -> None:
         self._found.put_nowait(Signal("the process was told to end", "cancellation"))

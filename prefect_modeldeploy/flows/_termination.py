@@ -9,6 +9,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -47,15 +48,20 @@ def _signals() -> Iterator[None]:
     with reading, writing:
         reading.setblocking(False)
         writing.setblocking(False)
-        ours = writing.fileno()
-        former = signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
-        loop.add_reader(reading, _read, reading, former)
+        former = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
         try:
+            with suppress(NotImplementedError):  # as of the event loop of Windows, which has no SIGTERM either
+                loop.add_reader(reading, _read, reading, former)
             yield
         finally:
-            loop.remove_reader(reading)
-            now = signal.set_wakeup_fd(_NONE)
-            signal.set_wakeup_fd(former if now == ours else now)  # somebody else may have come meanwhile
+            with suppress(NotImplementedError):
+                loop.remove_reader(reading)
+            _given_back(writing, former)
+
+
+def _given_back(writing: socket.socket, former: int) -> None:
+    now = signal.set_wakeup_fd(_NONE)
+    signal.set_wakeup_fd(former if now == writing.fileno() else now)  # somebody else may have come meanwhile
 
 
 def _read(reading: socket.socket, former: int) -> None:
@@ -66,3 +72,13 @@ def _read(reading: socket.socket, former: int) -> None:
     if signal.SIGTERM in numbers:
         for tell in _listeners:
             tell()
+
+
+def _in_child() -> None:
+    """What a forked process is told is not for us."""
+    if _listeners:
+        signal.set_wakeup_fd(_NONE)
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_in_child)
