@@ -17,7 +17,7 @@ from prefect.states import Paused, Running
 from pydantic import Field, ValidationError
 
 from prefect_modeldeploy.errors import InvalidInput
-from prefect_modeldeploy.rollout import Actor, Answer, Approval, Decision, RolloutRecord
+from prefect_modeldeploy.rollout import Actor, Answer, Approval, Decision, RolloutRecord, shortened
 from prefect_modeldeploy.sources.base import run_logger
 from prefect_modeldeploy.tasks import _notifying
 
@@ -31,6 +31,9 @@ _CLOSE_SECONDS = 600.0
 
 _GRACE_SECONDS = 60
 """A pause ends so much later for Prefect than for us, or Prefect would fail the run before it goes on."""
+
+_NAME = 100
+"""Letters of the name of who answers, which may be anything."""
 
 _NEVER_RESUMED = "and never resumed."
 """Words of Prefect's service of expired pauses, and of what comes too late for one."""
@@ -95,19 +98,49 @@ async def ask(record: RolloutRecord, gate: str) -> Answer:
 
 async def _suspended(record: RolloutRecord, gate: str, seconds: int) -> ApprovalAnswer | None:
     """End this run, as Prefect's `Pause`; in the run that it is started again with, the answer. None: in vain."""
-    asked_before = int(record.answer.at.timestamp() * 1000) if record.answer else 0
-    key = f"{gate}-{asked_before}"  # the same when the run begins anew, and never else
+    asked = False
     with anyio.move_on_after(seconds):
         while True:
             try:
-                return await _suspend(_form(record, gate), seconds, key)
+                if (found := await given(record, gate)) is not None:
+                    if asked:  # it is about to be started again with it
+                        raise Pause
+                    return found
+                asked = True
+                return await _suspend(_form(record, gate), seconds, _key(record, gate))
             except httpx.HTTPError as error:
                 await _again(record, error)
             except FlowPauseTimeout:
                 break
-            except ValidationError:  # the form of an older version let it
-                return ApprovalAnswer(decision="roll_back", comment="resumed without a decision")
+            except RuntimeError as error:  # it has been answered, or cancelled, since it was asked for the first time
+                if not asked or not await _is_stopped():
+                    raise
+                await _again(record, error)
     return None
+
+
+def _key(record: RolloutRecord, gate: str) -> str:
+    """Of a suspension: the same when the run begins anew, and never else."""
+    asked_before = int(record.answer.at.timestamp() * 1000) if record.answer else 0
+    return f"{gate}-{asked_before}"
+
+
+async def given(record: RolloutRecord, gate: str) -> ApprovalAnswer | None:
+    """The answer to the run that began the rollout, and was suspended: who was started with it may have been lost."""
+    run, keys = UUID(record.id), keyset_from_base_key(f"suspended-{_key(record, gate)}")
+    if await aread_flow_run_input(keys["response"], flow_run_id=run) is None:
+        return None
+    try:
+        return await ApprovalAnswer.aload(keys, flow_run_id=run)
+    except ValidationError:  # the form of an older version let it
+        return ApprovalAnswer(decision="roll_back", comment="resumed without a decision")
+
+
+async def _is_stopped() -> bool:
+    """Whether a run that cannot be suspended is to be started again, or to end: both come of themselves."""
+    async with get_client() as client:
+        state = (await client.read_flow_run(UUID(str(flow_run.id)))).state
+    return state is not None and not state.is_running()
 
 
 async def _suspend(form: type[ApprovalAnswer], seconds: int, key: str) -> ApprovalAnswer | None:
@@ -139,7 +172,7 @@ class _Question:
     """
 
     def __init__(self, record: RolloutRecord, gate: str, seconds: int) -> None:
-        self._record = record
+        self._record, self._gate = record, gate
         self._form = _form(record, gate)
         self._keys: Keyset | None = None
         self._until = datetime.now(UTC) + timedelta(seconds=seconds + _GRACE_SECONDS)
@@ -189,12 +222,14 @@ class _Question:
         return self._keys
 
     async def _answer(self) -> ApprovalAnswer | None:
+        if self._gate == "traffic" and (found := await given(self._record, self._gate)) is not None:
+            return found
         if self._keys is None or await aread_flow_run_input(self._keys["response"]) is None:
             return None
         return await ApprovalAnswer.aload(self._keys)
 
 
-async def _again(record: RolloutRecord, error: httpx.HTTPError) -> None:
+async def _again(record: RolloutRecord, error: Exception) -> None:
     run_logger().warning("%s: nobody can be asked now: %s", record.endpoint, error)
     await asyncio.sleep(_LOOK_SECONDS)
 
@@ -229,5 +264,5 @@ def silence(record: RolloutRecord, gate: str) -> Answer:
 
 
 def _answer(gate: str, decision: Decision, comment: str, who: str | None = None) -> Answer:
-    actor = Actor(name=who or "nobody", declared=who is not None)
+    actor = Actor(name=shortened(who or "nobody", _NAME), declared=who is not None)
     return Answer(gate=gate, decision=decision, comment=comment, who=actor, at=datetime.now(UTC))

@@ -224,8 +224,6 @@ class Effects:
             return None
         if not await self._can(record.stable, at_once=True):
             if not await self._brought_up(record):
-                if self._taken:
-                    await self._put_back(record, _arms(record, canary_weight=self._taken))
                 return held(record, f"{record.stable} cannot serve, so {record.canary} goes on: {record.reason}")
             if await self._can(record.canary):
                 await self._back_as_it_scales(record, record.stable)
@@ -273,7 +271,11 @@ class Effects:
     async def _brought_up(self, record: RolloutRecord) -> bool:
         """Start or wake stable, while the canary still has its share. False: it cannot serve, and the canary can."""
         assert record.stable is not None
-        if not await self._can(record.canary) and await self._can(record.stable):
+        if await self._can(record.canary):
+            if self._taken:
+                await self._put_back(record, _arms(record, canary_weight=self._taken))
+                self._taken = 0.0
+        elif await self._can(record.stable):
             return True  # the first request wakes it: better than what is there now
         self.logger.warning("%s: %s is not ready; it is started before it gets traffic", record.endpoint, record.stable)
         try:

@@ -18,7 +18,7 @@ from prefect_modeldeploy.errors import (
     UnsupportedOperation,
 )
 from prefect_modeldeploy.flows import _ownership
-from prefect_modeldeploy.flows._approval import may_ask
+from prefect_modeldeploy.flows._approval import given, may_ask, suspends
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Effects, ids_of
 from prefect_modeldeploy.flows._gates import may_begin
@@ -30,6 +30,9 @@ from prefect_modeldeploy.tasks.deployments import aget_deployment
 from prefect_modeldeploy.tasks.traffic import aclaim_endpoint, current_endpoint
 from prefect_modeldeploy.traffic.endpoint import Endpoint
 from prefect_modeldeploy.traffic.router import SteppedRouter
+
+_APPROVED = frozenset({Phase.APPROVED, Phase.FULL, Phase.BAKED})
+"""Nobody is asked any more."""
 
 Kind = Literal["canary", "promotion", "roll_back"]
 
@@ -121,6 +124,7 @@ async def begin(
         RolloutInProgress: Another run drives the endpoint's rollout, or something else is being rolled out there.
         InvalidInput: The open rollout is at another gateway's endpoint of the same name; or a person is to be asked,
             and this run could not wait.
+        RolloutError: This run has an answer for a rollout that is no more.
     """
     last = await _ownership.latest(target)
     if last is not None and flow_run.id and last.id == str(flow_run.id) and last.phase is Phase.ENDED:
@@ -131,6 +135,7 @@ async def begin(
         if record is None or not await _is_open(record, target):
             record = await make()
             await _may_drive(record)
+            await _may_ask_anew(record)
             return await _journal.save(_ownership.taken(record))
         if last is None or record.driver != last.driver or not lost or record.candidate != candidate:
             raise RolloutInProgress(
@@ -143,8 +148,22 @@ async def begin(
 
 async def _may_drive(record: RolloutRecord) -> None:
     asks = record.approval is not None or record.plan.on_undecided == "ask"
-    if asks and in_flight(record):
+    if asks and in_flight(record) and record.phase not in _APPROVED:
         await may_ask()
+
+
+async def _may_ask_anew(record: RolloutRecord) -> None:
+    """Check that a run which was suspended, and found no rollout of its own any more, does not obey an old answer.
+
+    Raises:
+        RolloutError: It was answered.
+    """
+    asks = record.approval is not None and "traffic" in record.approval.before
+    if asks and suspends("traffic") and await given(record, "traffic"):
+        raise RolloutError(
+            f"{record.endpoint}: this flow run waited for an answer about a rollout that has ended since, and another "
+            f"one has been there; to roll {record.candidate} out after all, start a new flow run"
+        )
 
 
 async def take_over(target: DeploymentTarget, record: RolloutRecord) -> RolloutRecord:

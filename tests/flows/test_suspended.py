@@ -9,12 +9,13 @@ from uuid import UUID
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
+from prefect.flow_runs import aresume_flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Cancelling
+from prefect.states import Cancelling, Crashed
 
-from prefect_modeldeploy import orders, reconcile_rollouts
+from prefect_modeldeploy import orders, promote_to_production, reconcile_rollouts, roll_back
 from prefect_modeldeploy.errors import RolloutError
-from prefect_modeldeploy.rollout import Approval, Phase, RolloutRecord
+from prefect_modeldeploy.rollout import Approval, Decision, Phase, RolloutRecord
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks._identity import this_user
 from tests.chaos.fault_points import serving
@@ -151,6 +152,58 @@ async def test_silence_can_mean_yes_and_counts_as_soon_as_the_time_is_over(site:
     assert set(answers.failures) <= {"status 500"}, "the models' own"
 
 
+async def test_an_answer_counts_though_the_run_that_was_started_with_it_is_lost(site: Site, tmp_path: Path) -> None:
+    """Else a person would be asked again, and silence could promote what they had turned back."""
+    async with serving(tmp_path):
+        run = await suspended(site, timeout_seconds=3600)
+    await orders.answer(site.target.endpoint, "promote", "I have looked at it", "ada")  # nobody starts it again
+    async with get_client() as client:
+        await client.set_flow_run_state(run, Crashed(), force=True)
+    async with await site.load() as answers:
+        await site.history(answers)
+        [record] = await reconcile_rollouts([site.target])
+    assert record.outcome == "promoted", record.reason
+    assert record.answer is not None
+    assert (record.answer.decision, record.answer.who.name) == ("promote", "ada")
+    assert await nobody_was_asked_again(record)
+
+
+async def test_an_answer_that_comes_after_another_rollout_begins_none(site: Site, tmp_path: Path) -> None:
+    model = site.target.model
+    async with serving(tmp_path):
+        run = await suspended(site, timeout_seconds=3600)
+        assert (await roll_back(site.target)).outcome == "rolled_back"
+        await promote_to_production(site.target, site.spec("3"))
+        await aresume_flow_run(run, run_input={"decision": "promote"})
+        await eventually(lambda: has_failed(run), seconds=60)
+    assert "about a rollout that has ended since" in ((await state_of(run)).message or "")
+    assert await site.arms() == {"stable": (f"{model}-3", 100.0)}
+    assert f"{model}-2" not in await site.deployments()
+
+
+async def test_it_is_answered_before_it_knows_that_its_form_is_there(site: Site, tmp_path: Path) -> None:
+    async with (
+        FlakyPrefect(to_lose={'"key":"suspended-traffic-0-schema"'}).running() as line,
+        AsyncExitStack() as stack,
+    ):
+        with temporary_settings({PREFECT_API_URL: line.url}):
+            await stack.enter_async_context(serving(tmp_path))
+        answers = await stack.enter_async_context(await site.load())
+        await site.history(answers)
+        run = await suspended(site)
+        await eventually(lambda: is_answered(site, "promote"))
+        assert not line.to_lose
+        await eventually(lambda: is_promoted(site, run), seconds=120)
+
+
+async def is_promoted(site: Site, run: UUID) -> bool:
+    record, state = await _journal.load(site.target.endpoint), await state_of(run)
+    assert record is not None
+    assert not state.is_failed(), state
+    assert record.outcome in (None, "promoted"), record.reason
+    return record.phase is Phase.ENDED
+
+
 async def test_prefect_is_asked_twice_to_suspend_it_since_its_answer_got_lost(site: Site, tmp_path: Path) -> None:
     """Then Prefect's client ends the run before its form is saved, and nobody could answer."""
     async with FlakyPrefect(to_lose={'"pause_key":"traffic'}).running() as line, AsyncExitStack() as stack:
@@ -162,10 +215,10 @@ async def test_prefect_is_asked_twice_to_suspend_it_since_its_answer_got_lost(si
         await eventually(lambda: nothing_is_left(site), seconds=120)
 
 
-async def is_answered(site: Site) -> bool:
+async def is_answered(site: Site, decision: Decision = "roll_back") -> bool:
     """Whether an answer is taken: its form may come a moment after the state."""
     try:
-        await orders.answer(site.target.endpoint, "roll_back")
+        await orders.answer(site.target.endpoint, decision)
     except RolloutError:
         return False
     return True
