@@ -50,6 +50,10 @@ class ApprovalAnswer(RunInput):
     approver: str = Field("", description="Who you are; kept in the record.")
 
 
+_WITHOUT_DECISION = ApprovalAnswer(decision="roll_back", comment="resumed without a decision")
+"""The form of an older version let it."""
+
+
 def suspends(gate: str) -> bool:
     """Whether a run ends while a person is asked, to begin anew with the answer. A subflow cannot."""
     return gate == "traffic" and bool(deployment.id) and not flow_run.parent_flow_run_id
@@ -87,10 +91,12 @@ async def ask(record: RolloutRecord, gate: str) -> Answer:
     While traffic is split the process stays, so that everything that stops a rollout still does. Before any traffic
     moves, a run that a deployment has started is suspended instead: it may wait for days and costs nothing.
     """
-    if gate != "traffic" or (flow_run.run_count or 1) == 1:  # a suspended run that goes on has its answer already
+    found, seconds = None, (record.approval or Approval()).timeout_seconds
+    with suppress(httpx.HTTPError):  # it is looked for again below
+        found = await given(record, gate)
+    if found is None:
         await _notifying.ask_for_approval(record, gate)
-    seconds = (record.approval or Approval()).timeout_seconds
-    found = await _suspended(record, gate, seconds) if suspends(gate) else await _paused(record, gate, seconds)
+        found = await (_suspended if suspends(gate) else _paused)(record, gate, seconds)
     if found is None:
         return silence(record, gate)
     return _answer(gate, found.decision, found.comment, found.approver or "somebody")
@@ -107,11 +113,13 @@ async def _suspended(record: RolloutRecord, gate: str, seconds: int) -> Approval
                         raise Pause
                     return found
                 asked = True
-                return await _suspend(_form(record, gate), seconds, _key(record, gate))
+                return await _suspend(_form(record, gate), seconds, _key(record, gate, str(flow_run.id)))
             except httpx.HTTPError as error:
                 await _again(record, error)
             except FlowPauseTimeout:
                 break
+            except ValidationError:
+                return _WITHOUT_DECISION
             except RuntimeError as error:  # it has been answered, or cancelled, since it was asked for the first time
                 if not asked or not await _is_stopped():
                     raise
@@ -119,27 +127,31 @@ async def _suspended(record: RolloutRecord, gate: str, seconds: int) -> Approval
     return None
 
 
-def _key(record: RolloutRecord, gate: str) -> str:
+def _key(record: RolloutRecord, gate: str, run: str) -> str:
     """Of a suspension: the same when the run begins anew, and never else."""
     asked_before = int(record.answer.at.timestamp() * 1000) if record.answer else 0
-    return f"{gate}-{asked_before}"
+    return f"{gate}-{asked_before}" + ("" if run == record.id else f"-{record.id}")
 
 
 async def given(record: RolloutRecord, gate: str) -> ApprovalAnswer | None:
-    """The answer to the run that began the rollout, and was suspended: who was started with it may have been lost."""
-    run, keys = UUID(record.id), keyset_from_base_key(f"suspended-{_key(record, gate)}")
-    if await aread_flow_run_input(keys["response"], flow_run_id=run) is None:
-        return None
-    try:
-        return await ApprovalAnswer.aload(keys, flow_run_id=run)
-    except ValidationError:  # the form of an older version let it
-        return ApprovalAnswer(decision="roll_back", comment="resumed without a decision")
+    """The answer to a run that was suspended for this question: who was started with it may have been lost."""
+    for run in dict.fromkeys((record.id, *record.asked)) if gate == "traffic" else ():
+        keys = keyset_from_base_key(f"suspended-{_key(record, gate, run)}")
+        if await aread_flow_run_input(keys["response"], flow_run_id=UUID(run)) is not None:
+            try:
+                return await ApprovalAnswer.aload(keys, flow_run_id=UUID(run))
+            except ValidationError:
+                return _WITHOUT_DECISION
+    return None
 
 
 async def _is_stopped() -> bool:
     """Whether a run that cannot be suspended is to be started again, or to end: both come of themselves."""
-    async with get_client() as client:
-        state = (await client.read_flow_run(UUID(str(flow_run.id)))).state
+    try:
+        async with get_client() as client:
+            state = (await client.read_flow_run(UUID(str(flow_run.id)))).state
+    except httpx.HTTPError:  # the next look tells
+        return True
     return state is not None and not state.is_running()
 
 
@@ -222,7 +234,7 @@ class _Question:
         return self._keys
 
     async def _answer(self) -> ApprovalAnswer | None:
-        if self._gate == "traffic" and (found := await given(self._record, self._gate)) is not None:
+        if (found := await given(self._record, self._gate)) is not None:
             return found
         if self._keys is None or await aread_flow_run_input(self._keys["response"]) is None:
             return None

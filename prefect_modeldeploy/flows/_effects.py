@@ -224,6 +224,7 @@ class Effects:
             return None
         if not await self._can(record.stable, at_once=True):
             if not await self._brought_up(record):
+                await self._give_back(record)
                 return held(record, f"{record.stable} cannot serve, so {record.canary} goes on: {record.reason}")
             if await self._can(record.canary):
                 await self._back_as_it_scales(record, record.stable)
@@ -272,9 +273,7 @@ class Effects:
         """Start or wake stable, while the canary still has its share. False: it cannot serve, and the canary can."""
         assert record.stable is not None
         if await self._can(record.canary):
-            if self._taken:
-                await self._put_back(record, _arms(record, canary_weight=self._taken))
-                self._taken = 0.0
+            await self._give_back(record)
         elif await self._can(record.stable):
             return True  # the first request wakes it: better than what is there now
         self.logger.warning("%s: %s is not ready; it is started before it gets traffic", record.endpoint, record.stable)
@@ -291,6 +290,12 @@ class Effects:
             raise
         self._unable.discard(record.stable)
         return True
+
+    async def _give_back(self, record: RolloutRecord) -> None:
+        """The canary can serve again: it gets the share that it had."""
+        if self._taken:
+            await self._put_back(record, _arms(record, canary_weight=self._taken))
+            self._taken = 0.0
 
     async def _back_as_it_scales(self, record: RolloutRecord, stable: str) -> None:
         """Give stable, which has just been started, the share that its ready replicas can take, until all are ready."""

@@ -26,7 +26,7 @@ from prefect.runtime import flow_run
 from prefect.variables import Variable
 
 from prefect_modeldeploy.errors import InvalidInput, RolloutInProgress, StaleEpoch
-from prefect_modeldeploy.flows._approval import never_resumed
+from prefect_modeldeploy.flows._approval import never_resumed, suspends
 from prefect_modeldeploy.rollout import Driver, Phase, RolloutRecord
 from prefect_modeldeploy.target import DeploymentTarget
 from prefect_modeldeploy.tasks import _journal, _variables
@@ -41,6 +41,9 @@ _START_TIME = timedelta(minutes=10)
 """A run that a worker is to start again has so long before others may take its rollout up."""
 
 _CLAIM_SECONDS = 10.0
+
+_ASKED = 5
+"""Runs of one rollout whose suspension is remembered."""
 
 _driving: set[str] = set()
 """Tokens of the drivers in this process."""
@@ -79,7 +82,9 @@ def taken(record: RolloutRecord) -> RolloutRecord:
         token=uuid4().hex, flow_run=run, name=name, host=platform.node(), pid=os.getpid(), pids=_pids_of_here()
     )
     _driving.add(driver.token)
-    return record.model_copy(update={"driver": driver})
+    may_be_asked = run and record.approval and suspends("traffic") and run not in record.asked
+    asked = (*record.asked, run)[-_ASKED:] if may_be_asked else record.asked
+    return record.model_copy(update={"driver": driver, "asked": asked})
 
 
 async def check(record: RolloutRecord) -> None:

@@ -142,6 +142,7 @@ class RolloutRecord(BaseModel):
     plan: CanaryPlan
     approval: Approval | None = Field(None, description="When a person is asked.")
     driver: Driver | None = Field(None, description="Who drives it; None: nobody does.")
+    asked: tuple[str, ...] = Field((), description="Flow runs that drove it, and may have been suspended meanwhile.")
     notify: tuple[str, ...] = Field((), description="Blocks that are told how it goes.")
     golden_set: str | None = Field(
         None, description="Digest of the labelled requests that it is judged by; they themselves are never kept."

@@ -13,11 +13,12 @@ from prefect.flow_runs import aresume_flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling, Crashed
 
-from prefect_modeldeploy import orders, promote_to_production, reconcile_rollouts, roll_back
+from prefect_modeldeploy import canary_rollout, orders, promote_to_production, reconcile_rollouts, roll_back
 from prefect_modeldeploy.errors import RolloutError
 from prefect_modeldeploy.rollout import Approval, Decision, Phase, RolloutRecord
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks._identity import this_user
+from prefect_modeldeploy.tasks.traffic import aclaim_endpoint
 from tests.chaos.fault_points import serving
 from tests.conftest import eventually
 from tests.flaky_prefect import FlakyPrefect
@@ -46,6 +47,17 @@ async def suspended(site: Site, **approval: Any) -> UUID:
 
         await eventually(is_suspended, seconds=120)
     return run.id
+
+
+async def lost_before_it_asked(site: Site) -> RolloutRecord:
+    """The record of a rollout whose run died when its canary was ready."""
+    plan = QUICK.model_copy(update={"deadline_seconds": 3.0, "on_undecided": "hold"})
+    held = await canary_rollout(site.target, site.spec("2"), plan)
+    claim = await aclaim_endpoint(site.target)
+    asks = Approval(before=("traffic",), timeout_seconds=3600)
+    open_again = {"phase": Phase.READY, "outcome": None, "reason": "", "ended_at": None, "driver": None, "step": 0}
+    began = {"plan": QUICK, "approval": asks, "judge_state": None, "epoch": claim.epoch, "cursor": claim.cursor}
+    return await _journal.save(held.model_copy(update={**open_again, **began}))
 
 
 async def state_of(run: UUID) -> State:
@@ -152,8 +164,12 @@ async def test_silence_can_mean_yes_and_counts_as_soon_as_the_time_is_over(site:
     assert set(answers.failures) <= {"status 500"}, "the models' own"
 
 
-async def test_an_answer_counts_though_the_run_that_was_started_with_it_is_lost(site: Site, tmp_path: Path) -> None:
+@pytest.mark.parametrize("begun_by", ["itself", "another run"])
+async def test_an_answer_counts_though_the_run_that_was_started_with_it_is_lost(
+    begun_by: str, site: Site, tmp_path: Path
+) -> None:
     """Else a person would be asked again, and silence could promote what they had turned back."""
+    begun = None if begun_by == "itself" else await lost_before_it_asked(site)
     async with serving(tmp_path):
         run = await suspended(site, timeout_seconds=3600)
     await orders.answer(site.target.endpoint, "promote", "I have looked at it", "ada")  # nobody starts it again
@@ -165,6 +181,7 @@ async def test_an_answer_counts_though_the_run_that_was_started_with_it_is_lost(
     assert record.outcome == "promoted", record.reason
     assert record.answer is not None
     assert (record.answer.decision, record.answer.who.name) == ("promote", "ada")
+    assert record.id == (begun.id if begun else str(run))
     assert await nobody_was_asked_again(record)
 
 

@@ -5,7 +5,8 @@ Each file is what `saved()` of a version gave, and is never written anew. A vers
     1  the first flows (5f4d6ec)            2  ends by the provider, golden sets (a5f3b19)
     3  drivers, gates, shadows (d9a52f0)    4  webhooks, notifications, waiting, a field that is gone since (465f6c9)
     5  as many values as possible are not the defaults (8828b15)
-    6  orders, places, roll-backs to a version that is named: the version of this test
+    6  orders, places, roll-backs to a version that is named (5e9bca5)
+    7  which runs a person may have answered: the version of this test
 """
 
 import json
@@ -38,10 +39,11 @@ NEXT = {
     "5-rules-undecided": (Effect.APPROVE, 0.0),
     "6-orders-shifted": (Effect.OBSERVE, 50.0),
     "6-native-roll-back-named": (Effect.DEPLOY, 0.0),
+    "7-suspended-ready": (Effect.ASK, 0.0),
 }
 """What comes next, and the canary's share now."""
 
-WITH_EVIDENCE = [name for name in NEXT if "roll-back" not in name and "promoting" not in name]
+WITH_EVIDENCE = [name for name in NEXT if not any(word in name for word in ("roll-back", "promoting", "suspended"))]
 
 
 def frozen(name: str) -> str:
