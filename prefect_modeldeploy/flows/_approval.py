@@ -35,6 +35,9 @@ _GRACE_SECONDS = 60
 _NAME = 100
 """Letters of the name of who answers, which may be anything."""
 
+_SUSPENDED = "suspended-"
+"""How Prefect begins the names of what belongs to a suspension."""
+
 _NEVER_RESUMED = "and never resumed."
 """Words of Prefect's service of expired pauses, and of what comes too late for one."""
 
@@ -136,13 +139,30 @@ def _key(record: RolloutRecord, gate: str, run: str) -> str:
 async def given(record: RolloutRecord, gate: str) -> ApprovalAnswer | None:
     """The answer to a run that was suspended for this question: who was started with it may have been lost."""
     for run in dict.fromkeys((record.id, *record.asked)) if gate == "traffic" else ():
-        keys = keyset_from_base_key(f"suspended-{_key(record, gate, run)}")
-        if await aread_flow_run_input(keys["response"], flow_run_id=UUID(run)) is not None:
-            try:
-                return await ApprovalAnswer.aload(keys, flow_run_id=UUID(run))
-            except ValidationError:
-                return _WITHOUT_DECISION
+        keys = keyset_from_base_key(f"{_SUSPENDED}{_key(record, gate, run)}")
+        if await aread_flow_run_input(keys["response"], flow_run_id=UUID(run)) is None or await _is_called_off(run):
+            continue
+        try:
+            return await ApprovalAnswer.aload(keys, flow_run_id=UUID(run))
+        except ValidationError:
+            return _WITHOUT_DECISION
     return None
+
+
+async def _is_called_off(run: str) -> bool:
+    """Whether a run was cancelled after it was answered: somebody has regretted it."""
+    async with get_client() as client:
+        state = (await client.read_flow_run(UUID(run))).state
+    return state is not None and (state.is_cancelled() or state.is_cancelling())
+
+
+async def was_answered() -> bool:
+    """Whether this run has been suspended before any traffic moved, and a person has answered."""
+    if not flow_run.id:
+        return False
+    async with get_client() as client:
+        found = await client.filter_flow_run_input(UUID(str(flow_run.id)), f"{_SUSPENDED}traffic-", 100, set())
+    return any(one.key.endswith("-response") for one in found)
 
 
 async def _is_stopped() -> bool:
@@ -159,7 +179,7 @@ async def _suspend(form: type[ApprovalAnswer], seconds: int, key: str) -> Approv
     try:
         return await asuspend_flow_run(form, timeout=seconds, key=key)
     except Pause:  # also of a request that was sent twice, since its answer got lost: then without a form
-        keys = keyset_from_base_key(f"suspended-{key}")
+        keys = keyset_from_base_key(f"{_SUSPENDED}{key}")
         if await aread_flow_run_input(keys["schema"]) is None:
             await form.asave(keys)
         raise

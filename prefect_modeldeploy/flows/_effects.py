@@ -224,7 +224,7 @@ class Effects:
             return None
         if not await self._can(record.stable, at_once=True):
             if not await self._brought_up(record):
-                await self._give_back(record)
+                await self._give_back(record, self._taken or await self._taken_by_others(record))
                 return held(record, f"{record.stable} cannot serve, so {record.canary} goes on: {record.reason}")
             if await self._can(record.canary):
                 await self._back_as_it_scales(record, record.stable)
@@ -273,7 +273,7 @@ class Effects:
         """Start or wake stable, while the canary still has its share. False: it cannot serve, and the canary can."""
         assert record.stable is not None
         if await self._can(record.canary):
-            await self._give_back(record)
+            await self._give_back(record, self._taken)
         elif await self._can(record.stable):
             return True  # the first request wakes it: better than what is there now
         self.logger.warning("%s: %s is not ready; it is started before it gets traffic", record.endpoint, record.stable)
@@ -291,11 +291,17 @@ class Effects:
         self._unable.discard(record.stable)
         return True
 
-    async def _give_back(self, record: RolloutRecord) -> None:
-        """The canary can serve again: it gets the share that it had."""
-        if self._taken:
-            await self._put_back(record, _arms(record, canary_weight=self._taken))
+    async def _give_back(self, record: RolloutRecord, share: float) -> None:
+        """The canary can serve again: it gets the share in percent that it had."""
+        if share:
+            await self._put_back(record, _arms(record, canary_weight=share))
             self._taken = 0.0
+
+    async def _taken_by_others(self, record: RolloutRecord) -> float:
+        """What the canary had, or nearly, where a process that is gone has given it all to stable."""
+        if record.judged_from is None or _share_of_canary(await aget_traffic(self._target)):
+            return 0.0
+        return record.plan.steps[record.step] if record.plan.steps else record.plan.full_weight
 
     async def _back_as_it_scales(self, record: RolloutRecord, stable: str) -> None:
         """Give stable, which has just been started, the share that its ready replicas can take, until all are ready."""

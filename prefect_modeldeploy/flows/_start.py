@@ -18,7 +18,7 @@ from prefect_modeldeploy.errors import (
     UnsupportedOperation,
 )
 from prefect_modeldeploy.flows import _ownership
-from prefect_modeldeploy.flows._approval import given, may_ask, suspends
+from prefect_modeldeploy.flows._approval import may_ask, was_answered
 from prefect_modeldeploy.flows._driver import drive
 from prefect_modeldeploy.flows._effects import Effects, ids_of
 from prefect_modeldeploy.flows._gates import may_begin
@@ -127,7 +127,7 @@ async def begin(
         RolloutError: This run has an answer for a rollout that is no more.
     """
     last = await _ownership.latest(target)
-    if last is not None and flow_run.id and last.id == str(flow_run.id) and last.phase is Phase.ENDED:
+    if last is not None and last.phase is Phase.ENDED and str(flow_run.id) in (last.id, *last.asked):
         return last  # Prefect runs this flow run again, but somebody has ended its rollout meanwhile
     lost = last is not None and await _ownership.is_lost(last)
     async with _ownership.only_one(target.endpoint):
@@ -135,7 +135,7 @@ async def begin(
         if record is None or not await _is_open(record, target):
             record = await make()
             await _may_drive(record)
-            await _may_ask_anew(record)
+            await _may_begin_anew(record)
             return await _journal.save(_ownership.taken(record))
         if last is None or record.driver != last.driver or not lost or record.candidate != candidate:
             raise RolloutInProgress(
@@ -152,14 +152,13 @@ async def _may_drive(record: RolloutRecord) -> None:
         await may_ask()
 
 
-async def _may_ask_anew(record: RolloutRecord) -> None:
-    """Check that a run which was suspended, and found no rollout of its own any more, does not obey an old answer.
+async def _may_begin_anew(record: RolloutRecord) -> None:
+    """Check that nobody has answered this run: they did not mean a rollout that begins later.
 
     Raises:
-        RolloutError: It was answered.
+        RolloutError: Somebody has.
     """
-    asks = record.approval is not None and "traffic" in record.approval.before
-    if asks and suspends("traffic") and await given(record, "traffic"):
+    if await was_answered():
         raise RolloutError(
             f"{record.endpoint}: this flow run waited for an answer about a rollout that has ended since, and another "
             f"one has been there; to roll {record.candidate} out after all, start a new flow run"

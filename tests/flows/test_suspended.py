@@ -15,6 +15,7 @@ from prefect.states import Cancelling, Crashed
 
 from prefect_modeldeploy import canary_rollout, orders, promote_to_production, reconcile_rollouts, roll_back
 from prefect_modeldeploy.errors import RolloutError
+from prefect_modeldeploy.flows._approval import given
 from prefect_modeldeploy.rollout import Approval, Decision, Phase, RolloutRecord
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks._identity import this_user
@@ -81,13 +82,15 @@ async def nothing_is_left(site: Site) -> bool:
 async def test_once_it_is_answered_it_is_its_own_worker_that_takes_it_up(site: Site, tmp_path: Path) -> None:
     async with serving(tmp_path):
         run = await suspended(site)
-    await orders.answer(site.target.endpoint, "promote")  # nobody is there to start it again
+    asking = await orders.answer(site.target.endpoint, "promote")  # nobody is there to start it again
+    assert await given(asking, "traffic")
     assert await reconcile_rollouts([site.target]) == []
     assert (await state_of(run)).is_scheduled()
     with pytest.raises(RolloutError, match="about to start again"):
         await orders.order(site.target.endpoint, "promote-fully")
     await orders.order(site.target.endpoint, "abort", "it was the wrong version")  # no process would hear an event
     assert (await state_of(run)).is_cancelled()
+    assert await given(asking, "traffic") is None, "who goes on by running the flow again asks again"
     [record] = await reconcile_rollouts([site.target])
     assert (record.outcome, record.decided_by) == ("rolled_back", "cancellation")
     assert f"aborted by {this_user()}: it was the wrong version" in record.reason
@@ -196,6 +199,23 @@ async def test_an_answer_that_comes_after_another_rollout_begins_none(site: Site
     assert "about a rollout that has ended since" in ((await state_of(run)).message or "")
     assert await site.arms() == {"stable": (f"{model}-3", 100.0)}
     assert f"{model}-2" not in await site.deployments()
+
+
+async def test_a_run_that_had_taken_it_over_begins_no_other_when_it_has_ended(site: Site, tmp_path: Path) -> None:
+    begun = await lost_before_it_asked(site)
+    async with serving(tmp_path):
+        run = await suspended(site, timeout_seconds=3600)
+        assert (await roll_back(site.target)).id == begun.id
+        await aresume_flow_run(run, run_input={"decision": "promote"})
+        await eventually(lambda: is_final(run), seconds=60)
+    record = await _journal.latest(site.target.endpoint)
+    assert record is not None
+    assert (record.id, record.outcome) == (begun.id, "rolled_back")
+    assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
+
+
+async def is_final(run: UUID) -> bool:
+    return (await state_of(run)).is_final()
 
 
 async def test_it_is_answered_before_it_knows_that_its_form_is_there(site: Site, tmp_path: Path) -> None:

@@ -134,8 +134,9 @@ async def test_what_was_seen_unable_to_serve_is_not_able_because_its_provider_is
 
 
 @pytest.mark.usefixtures("without_waits")
+@pytest.mark.parametrize("another_process", [False, True])
 async def test_a_canary_that_cannot_serve_gets_no_traffic_while_the_provider_that_starts_stable_is_away(
-    site: Site, tmp_path: Path
+    another_process: bool, site: Site, tmp_path: Path
 ) -> None:
     target = site.target(arms_kit.baseten(site.sandbox), "sandbox-model")
     async with _rollout(site, target, tmp_path) as (_, record), client_of(target) as client:
@@ -155,6 +156,7 @@ async def test_a_canary_that_cannot_serve_gets_no_traffic_while_the_provider_tha
         await client.delete(record.stable)
         await client.start(record.canary)
         await eventually(partial(effects._can, record.canary))
+        effects = Effects(target) if another_process else effects
         assert (await effects(Effect.RESTORE, turned)).outcome == "held"
         assert await site.arms() == before, "what it had"
 
