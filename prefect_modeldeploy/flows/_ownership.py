@@ -45,6 +45,9 @@ _CLAIM_SECONDS = 10.0
 _ASKED = 5
 """Runs of one rollout whose suspension is remembered."""
 
+_UP_TO_TRAFFIC = frozenset({Phase.PLANNED, Phase.CLAIMED, Phase.DEPLOYED, Phase.READY})
+"""Whoever drives it then may be suspended; not who turns it back, and then begins something else."""
+
 _driving: set[str] = set()
 """Tokens of the drivers in this process."""
 
@@ -82,8 +85,9 @@ def taken(record: RolloutRecord) -> RolloutRecord:
         token=uuid4().hex, flow_run=run, name=name, host=platform.node(), pid=os.getpid(), pids=_pids_of_here()
     )
     _driving.add(driver.token)
-    may_be_asked = run and record.approval and suspends("traffic") and run not in record.asked
-    asked = (*record.asked, run)[-_ASKED:] if may_be_asked else record.asked
+    asked = record.asked
+    if run and run not in asked and record.phase in _UP_TO_TRAFFIC and suspends("traffic"):
+        asked = (*asked, run)[-_ASKED:]
     return record.model_copy(update={"driver": driver, "asked": asked})
 
 

@@ -14,7 +14,7 @@ from prefect.variables import Variable
 from prefect_modeldeploy import canary_rollout, orders, promote_to_production, reconcile_rollouts, roll_back
 from prefect_modeldeploy.errors import InvalidInput, RolloutError, RolloutInProgress, StaleEpoch
 from prefect_modeldeploy.flows import _ownership, _start
-from prefect_modeldeploy.rollout import Phase, RolloutRecord
+from prefect_modeldeploy.rollout import Approval, Phase, RolloutRecord
 from prefect_modeldeploy.rollout.judging import judge_of
 from prefect_modeldeploy.target import DeploymentTarget, client_of
 from prefect_modeldeploy.tasks import _journal
@@ -119,6 +119,19 @@ async def test_it_can_be_rolled_back_while_its_former_version_is_let_go(site: Si
     back = await roll_back(site.target)
     assert (back.kind, back.outcome) == ("roll_back", "promoted")
     assert await site.arms() == {"stable": (f"{model}-1", 100.0)}
+
+
+@pytest.mark.slow
+async def test_an_alarm_ends_what_is_open_and_rolls_it_back_in_one_run_of_a_deployment(site: Site) -> None:
+    promoted = await promote_to_production(site.target, site.spec("2"))
+    asked = Approval(before=("traffic",))
+    await _journal.save(promoted.model_copy(update={"phase": Phase.PROMOTED, "ended_at": None, "approval": asked}))
+    alarmed = await roll_back.ato_deployment("alarm", enforce_parameter_schema=False)
+    async with get_client() as client:
+        run = await client.create_flow_run_from_deployment(await alarmed.aapply(), state=Pending())
+    back = await run_flow(roll_back, flow_run=run, parameters={"target": site.target})
+    assert (back.kind, back.outcome) == ("roll_back", "promoted")
+    assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
 
 
 @pytest.mark.slow
