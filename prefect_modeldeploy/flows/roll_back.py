@@ -63,12 +63,15 @@ async def roll_back(
     """
     target = await DeploymentTarget.resolve(target)
     while True:
+        before = await _journal.latest(target.endpoint)
         try:
             return await _roll_back(target, to, note)
-        except RolloutInProgress:
+        except (RolloutInProgress, InvalidInput) as error:
             last = await _journal.latest(target.endpoint)
             if to is not None or last is None or last.kind != "roll_back":
-                raise  # else another run has begun the very same in this moment
+                raise
+            if isinstance(error, InvalidInput) and before is not None and before.id == last.id:
+                raise  # else another run has begun, or done, the very same in this moment
         except StaleEpoch as error:
             if await _ownership.successor(target.endpoint) is None:
                 return surrendered(error)  # else one of ours has it: that may go forward, or go back to something else
@@ -121,9 +124,12 @@ def _settled(record: RolloutRecord) -> RolloutRecord:
 
 async def _left_alone(record: RolloutRecord) -> RolloutRecord:
     """The record when its run has ended it, or is gone."""
-    while record.phase is not Phase.ENDED and not await _ownership.is_lost(record):
-        await asyncio.sleep(_LOOK_SECONDS)
-        record = await _journal.latest(record.endpoint) or record
+    while record.phase is not Phase.ENDED:
+        if not (lost := await _ownership.is_lost(record)):
+            await asyncio.sleep(_LOOK_SECONDS)
+        seen, record = record, await _journal.latest(record.endpoint) or record
+        if lost and record.driver == seen.driver:  # or it has ended in this moment
+            break
     return record
 
 

@@ -14,6 +14,7 @@ from prefect.variables import Variable
 from prefect_modeldeploy import canary_rollout, orders, promote_to_production, reconcile_rollouts, roll_back
 from prefect_modeldeploy.errors import InvalidInput, RolloutError, RolloutInProgress, StaleEpoch
 from prefect_modeldeploy.flows import _ownership, _start
+from prefect_modeldeploy.flows._effects import Effects
 from prefect_modeldeploy.rollout import Approval, Phase, RolloutRecord
 from prefect_modeldeploy.rollout.judging import judge_of
 from prefect_modeldeploy.target import DeploymentTarget, client_of
@@ -26,6 +27,9 @@ from tests.flows.conftest import QUICK, Site
 from tests.flows.test_ownership import start, strike
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
+
+roll_backs = import_module("prefect_modeldeploy.flows.roll_back")
+"""The module, which the flow of its name hides."""
 
 
 @pytest.mark.slow
@@ -100,8 +104,23 @@ async def test_alarms_that_come_together_roll_back_once(site: Site) -> None:
 
 
 @pytest.mark.slow
-async def test_an_alarm_that_comes_while_the_former_version_is_started_waits_for_it(site: Site) -> None:
-    model = site.target.model
+async def test_an_alarm_that_comes_while_the_former_version_is_started_waits_for_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, waits = site.target.model, asyncio.Event()
+    leave_alone, fill = roll_backs._left_alone, Effects._fill
+
+    async def left_alone(record: RolloutRecord) -> RolloutRecord:
+        waits.set()
+        return await leave_alone(record)
+
+    async def filled(effects: Effects, record: RolloutRecord) -> None:
+        if record.kind == "roll_back":
+            await waits.wait()
+        await fill(effects, record)
+
+    monkeypatch.setattr(roll_backs, "_left_alone", left_alone)
+    monkeypatch.setattr(Effects, "_fill", filled)
     await promote_to_production(site.target, site.spec("2"))
     one = asyncio.ensure_future(roll_back(site.target))
     await eventually(lambda: _phase(site, "roll_back", Phase.READY, Phase.ATTACHED, Phase.FULL), seconds=60)
@@ -367,7 +386,7 @@ async def test_a_version_that_is_named_serves_though_another_roll_back_came_in_b
         await eventually(lambda: _is_driven_by_another(taken), every=0.2)
         return taken
 
-    monkeypatch.setattr(import_module("prefect_modeldeploy.flows.roll_back"), "take_over", overtaken)
+    monkeypatch.setattr(roll_backs, "take_over", overtaken)
     back = await roll_back(site.target, to=f"{model}-1")
     assert (back.kind, back.outcome, back.canary) == ("roll_back", "promoted", f"{model}-1")
     assert (await others[0]).outcome == "rolled_back"

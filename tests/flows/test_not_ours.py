@@ -141,7 +141,7 @@ async def test_what_is_created_after_the_end_of_a_cancelled_run_is_left_to_recon
 ) -> None:
     target, spec = await _in_production(hosted, tmp_path / "truss")
     before, control = await hosted.arms(), hosted.sandbox.control
-    await control.fault(provider="baseten", method="POST", path="*/deployments", kind="delay", seconds=32)
+    await control.fault(provider="baseten", method="POST", path="*/deployments", kind="delay", seconds=28)
     run = asyncio.ensure_future(canary_rollout(target, spec, QUICK))
 
     async def created() -> bool:
