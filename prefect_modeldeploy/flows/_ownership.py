@@ -85,8 +85,8 @@ def taken(record: RolloutRecord) -> RolloutRecord:
         token=uuid4().hex, flow_run=run, name=name, host=platform.node(), pid=os.getpid(), pids=_pids_of_here()
     )
     _driving.add(driver.token)
-    asked = record.asked
-    if run and run not in asked and record.phase in _UP_TO_TRAFFIC and suspends("traffic"):
+    asked, before = record.asked, record.approval.before if record.approval else ()
+    if run and "traffic" in before and record.phase in _UP_TO_TRAFFIC and suspends("traffic") and run not in asked:
         asked = (*asked, run)[-_ASKED:]
     return record.model_copy(update={"driver": driver, "asked": asked})
 

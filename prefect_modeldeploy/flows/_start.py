@@ -127,7 +127,7 @@ async def begin(
         RolloutError: This run has an answer for a rollout that is no more.
     """
     last = await _ownership.latest(target)
-    if last is not None and last.phase is Phase.ENDED and str(flow_run.id) in (last.id, *last.asked):
+    if last is not None and last.phase is Phase.ENDED and _is_of_this_run(last, candidate):
         return last  # Prefect runs this flow run again, but somebody has ended its rollout meanwhile
     lost = last is not None and await _ownership.is_lost(last)
     async with _ownership.only_one(target.endpoint):
@@ -144,6 +144,12 @@ async def begin(
             )
         await _may_drive(record)
         return await take_over(target, record)
+
+
+def _is_of_this_run(record: RolloutRecord, candidate: str) -> bool:
+    """Whether this run began a rollout, or went on with it; a roll-back may end one before it does what it is for."""
+    run = str(flow_run.id)
+    return run == record.id or (run in record.asked and record.candidate == candidate)
 
 
 async def _may_drive(record: RolloutRecord) -> None:

@@ -70,7 +70,8 @@ async def roll_back(
             last = await _journal.latest(target.endpoint)
             if to is not None or last is None or last.kind != "roll_back":
                 raise
-            if isinstance(error, InvalidInput) and before is not None and before.id == last.id:
+            nothing_new = before is not None and (before.id, before.phase) == (last.id, last.phase)
+            if isinstance(error, InvalidInput) and nothing_new:
                 raise  # else another run has begun, or done, the very same in this moment
         except StaleEpoch as error:
             if await _ownership.successor(target.endpoint) is None:
@@ -80,7 +81,9 @@ async def roll_back(
 async def _roll_back(target: DeploymentTarget, to: str | None, note: str) -> RolloutRecord:
     last = await _ownership.latest(target)
     if to is None and last is not None and last.kind == "roll_back":
-        last = await _left_alone(last)
+        before, last = last, await _left_alone(last)
+        if last.id != before.id:
+            return await _roll_back(target, to, note)
         if last.phase is Phase.ENDED and last.outcome == "promoted":
             return final(_of_the_same_alarm(last))
         to = None if last.turns_away else last.canary  # its run is gone, or it came to nothing: once more
@@ -94,6 +97,8 @@ async def _roll_back(target: DeploymentTarget, to: str | None, note: str) -> Rol
         last = await drive(aborted, Effects(target))
     elif current and current.phase in ON_THE_WAY_BACK:
         last = await _left_alone(current)
+        if last.id != current.id:
+            return await _roll_back(target, to, note)
         if last.phase is not Phase.ENDED:
             last = await drive(await take_over(target, last), Effects(target))
         if to in (None, last.stable):
@@ -123,12 +128,12 @@ def _settled(record: RolloutRecord) -> RolloutRecord:
 
 
 async def _left_alone(record: RolloutRecord) -> RolloutRecord:
-    """The record when its run has ended it, or is gone."""
+    """The record when its run has ended it, or is gone; or the next rollout's, if that has begun meanwhile."""
     while record.phase is not Phase.ENDED:
         if not (lost := await _ownership.is_lost(record)):
             await asyncio.sleep(_LOOK_SECONDS)
         seen, record = record, await _journal.latest(record.endpoint) or record
-        if lost and record.driver == seen.driver:  # or it has ended in this moment
+        if record.id != seen.id or (lost and record.driver == seen.driver):  # or it has ended in this moment
             break
     return record
 

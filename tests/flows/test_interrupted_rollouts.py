@@ -25,6 +25,7 @@ from tests.chaos.accidents import Case
 from tests.conftest import eventually
 from tests.flows.conftest import QUICK, Site
 from tests.flows.test_ownership import start, strike
+from tests.rollout.test_machine import record
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -127,6 +128,21 @@ async def test_an_alarm_that_comes_while_the_former_version_is_started_waits_for
     other = await roll_back(site.target)
     assert (other.id, other.outcome) == ((await one).id, "promoted")
     assert await site.arms() == {"stable": (f"{model}-1", 100.0)}
+
+
+async def test_who_waits_for_a_roll_back_does_not_wait_for_the_rollout_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor take it for the roll-back: what it turns away would be brought back in full."""
+    back = _ownership.taken(record(endpoint="next", phase=Phase.READY, kind="roll_back"))
+    after = _ownership.taken(record(endpoint="next", phase=Phase.READY, id="next", kind="canary"))
+    await _journal.save(after)
+
+    async def is_lost(seen: RolloutRecord) -> bool:
+        return seen.id == back.id
+
+    monkeypatch.setattr(_ownership, "is_lost", is_lost)
+    assert (await asyncio.wait_for(roll_backs._left_alone(back), 5)).id == after.id
 
 
 @pytest.mark.slow
