@@ -152,10 +152,7 @@ class Signals:
             await watcher
         except Exception:
             self._logger.exception("%s: a watcher of its rollout failed; the rollout goes on", self.record.endpoint)
-        except (
-            TerminationSignal,
-            BaseExceptionGroup,
-        ):  # if signals are told to somebody else by now
+        except (TerminationSignal, BaseExceptionGroup):  # heard here too, lest somebody else has taken over the signals
             self._told_to_end()
 
     def _told_to_end(self) -> None:

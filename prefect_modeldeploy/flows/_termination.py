@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 _NONE = -1
+"""What Python calls the socket when there is none."""
 
 _listeners: list[Callable[[], None]] = []
 _listening = ExitStack()

@@ -100,7 +100,7 @@ async def strike(case: Case) -> None:
         case "sigterm in a group":  # Prefect's exception, where it strikes while a task group runs
             raise BaseExceptionGroup("unhandled errors", [TerminationSignal(signal.SIGTERM)])
         case "sigterm in a callback":  # where asyncio logs it, and goes on
-            asyncio.get_running_loop().call_soon(_told_to_end)
+            asyncio.get_running_loop().call_soon(told_to_end)
         case "ui cancel":
             async with get_client() as client:
                 # The runner has started that one, and hears of no other.
@@ -112,7 +112,8 @@ async def strike(case: Case) -> None:
             raise ProviderUnavailable("chaos", case.point, Problem("the answer was lost"), effect_unknown=True)
 
 
-def _told_to_end() -> None:
+def told_to_end() -> None:
+    """SIGTERM, in the middle of this function."""
     os.kill(os.getpid(), signal.SIGTERM)
     for _ in range(1000):  # Prefect's exception comes meanwhile
         pass

@@ -13,6 +13,7 @@ import pytest
 from prefect.exceptions import TerminationSignal
 
 from prefect_modeldeploy.flows._termination import heard
+from tests.chaos.accidents import told_to_end
 from tests.conftest import eventually
 
 
@@ -26,12 +27,6 @@ def raised_where_it_strikes() -> Iterator[None]:
     former = signal.signal(signal.SIGTERM, strike)
     yield
     signal.signal(signal.SIGTERM, former)
-
-
-def told_to_end() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
-    for _ in range(1000):  # the exception comes meanwhile
-        pass
 
 
 def child_of_ours(there: Event) -> None:
