@@ -38,13 +38,25 @@ async def prefect_server() -> AsyncIterator[None]:
     if get_current_settings().api.url:
         yield
         return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    process, url = await _started()
+    try:
+        with temporary_settings({PREFECT_API_URL: url}):
+            try:
+                yield
+            finally:  # what is still to be sent would be sent to nobody
+                await APILogHandler.aflush()
+                await EventsWorker.drain_all(timeout=5)  # type: ignore[misc]
+    finally:
+        await _end(process)
+
+
+async def _started(*, tries: int = 3) -> tuple[Process, str]:
+    """A server that answers, and where. It takes seconds to listen: its port may be taken meanwhile."""
+    port = _free_port()
     url = f"http://127.0.0.1:{port}/api"
     with tempfile.TemporaryFile() as said:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", _COMMAND, "server", "start", "--port", port, *_OPTIONS),
+            *(sys.executable, "-c", _COMMAND, "server", "start", "--port", str(port), *_OPTIONS),
             stdin=DEVNULL,
             stdout=said,
             stderr=said,
@@ -52,14 +64,18 @@ async def prefect_server() -> AsyncIterator[None]:
         )
         try:
             await _answers(url, process, said)
-            with temporary_settings({PREFECT_API_URL: url}):
-                try:
-                    yield
-                finally:  # what is still to be sent would be sent to nobody
-                    await APILogHandler.aflush()
-                    await EventsWorker.drain_all(timeout=5)  # type: ignore[misc]
-        finally:
+        except BaseException as error:
             await _end(process)
+            if tries == 1 or "already in use" not in str(error):
+                raise
+            return await _started(tries=tries - 1)
+    return process, url
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 async def _end(process: Process) -> None:

@@ -7,8 +7,10 @@ import signal
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -39,21 +41,21 @@ IDLE_SECONDS = 1.0
 AFTERMATH_SECONDS = 2.0
 """How long the requests go on after the broken version was rolled back."""
 
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 def tell(*, as_json: bool) -> int:
     """Run the demo; returns the exit code: 0 only if every expectation held."""
     # Prefect reads its settings when it is imported. Its log would tear up the live table.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")  # it complains where it cannot call home
-    from prefect.exceptions import TerminationSignal  # what Prefect makes of SIGTERM
-
     console = Console(stderr=as_json)
     outcome = Outcome()
     try:
         _check_extra()
         with _stage(console) as say:
-            asyncio.run(_play(outcome, say))
-    except (KeyboardInterrupt, asyncio.CancelledError, TerminationSignal):
+            _run(_play(outcome, say))
+    except (KeyboardInterrupt, asyncio.CancelledError):
         outcome.unmet.append("interrupted")
         conclude(outcome, console, as_json=as_json)
         return 128 + signal.SIGINT
@@ -67,6 +69,33 @@ def tell(*, as_json: bool) -> int:
             traceback.print_exc()
             outcome.unmet.append(f"{type(error).__name__}: {error}")
     return conclude(outcome, console, as_json=as_json)
+
+
+def _run(story: Coroutine[None, None, None]) -> None:
+    """Run the story in a thread of its own. Who tells this process to end cancels it: it then ends what it has started.
+
+    In the main thread Prefect lets SIGTERM raise an exception wherever it strikes, be it in the event loop itself.
+    """
+    begun: Future[Callable[[], object]] = Future()
+
+    async def cancellable() -> None:
+        me = cast("asyncio.Task[None]", asyncio.current_task())
+        begun.set_result(partial(asyncio.get_running_loop().call_soon_threadsafe, me.cancel))
+        await story
+
+    def cancel(*_: object) -> None:
+        with suppress(RuntimeError):  # it has just ended
+            begun.result()()
+
+    told = [each for each in _ENDS if signal.getsignal(each) is not signal.SIG_IGN]  # as SIGHUP under nohup
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(asyncio.run, cancellable())
+        former = {each: signal.signal(each, cancel) for each in told}
+        try:
+            running.result()
+        finally:
+            for each, handler in former.items():
+                signal.signal(each, handler)
 
 
 def _check_extra() -> None:
@@ -89,10 +118,6 @@ async def _play(outcome: Outcome, say: "Say") -> None:
     from prefect_modeldeploy.target import DeploymentTarget
 
     check_prefect_server()
-    loop, me = asyncio.get_running_loop(), cast("asyncio.Task[None]", asyncio.current_task())
-    for told in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what it has started would live on
-        if signal.getsignal(told) is not signal.SIG_IGN:  # as under nohup
-            loop.add_signal_handler(told, me.cancel)
     home = Path(tempfile.mkdtemp(prefix="modeldeploy-demo-"))
     target = DeploymentTarget(credentials=LocalServing(home=home), model=MODEL, endpoint=f"{MODEL}-demo")
     say(

@@ -2,21 +2,25 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import joblib
 import numpy as np
 import pytest
+from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 from rich.console import Console
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from prefect_modeldeploy.demo import server
 from prefect_modeldeploy.demo.live import LiveTraffic
 from prefect_modeldeploy.demo.models import Sample, train
 from prefect_modeldeploy.demo.outcome import Outcome, conclude
@@ -24,6 +28,7 @@ from prefect_modeldeploy.errors import ModelDeployError, WaitTimeout
 from prefect_modeldeploy.rollout import CanaryPlan, RolloutRecord
 from prefect_modeldeploy.rollout.record import Actor
 from tests.conftest import eventually, serve
+from tests.ports import free_port
 
 BEGUN = datetime(2026, 3, 29, 8, 30, tzinfo=UTC)
 
@@ -199,6 +204,19 @@ async def test_a_traffic_process_that_fails_is_seen_at_once(samples: list[Sample
             await traffic.start()
     finally:
         assert not await traffic.stop()
+
+
+@pytest.mark.slow
+async def test_a_server_whose_port_is_taken_before_it_listens_starts_on_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, temporary_settings(restore_defaults={PREFECT_API_URL}):
+        ports = [taken.getsockname()[1], free_port()]
+        monkeypatch.setattr(server, "_free_port", iter(ports).__next__)
+        async with server.prefect_server(), httpx.AsyncClient(trust_env=False) as http:
+            url = str(get_current_settings().api.url)
+            assert url == f"http://127.0.0.1:{ports[1]}/api"
+            assert (await http.get(f"{url}/health")).is_success
 
 
 @pytest.mark.slow
