@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from tests.ports import free_port
+from prefect_modeldeploy.local.ports import free_port
 
 SHARED = "MODELDEPLOY_TESTS_PREFECT_API_URL"
 """Environment variable with the URL of the session's server; there is none in a session without workers."""

@@ -7,7 +7,6 @@ collects no garbage in its two minutes.
 """
 
 import asyncio
-import socket
 import sys
 import tempfile
 from asyncio.subprocess import DEVNULL, Process
@@ -21,6 +20,7 @@ from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
 from prefect_modeldeploy.errors import ModelDeployError
+from prefect_modeldeploy.local.ports import free_port
 
 _COMMAND = "import gc; gc.disable(); from prefect.cli import app; app()"
 _OPTIONS = ("--host", "127.0.0.1", "--no-ui", "--analytics-off", "--log-level", "ERROR")
@@ -52,7 +52,7 @@ async def prefect_server() -> AsyncIterator[None]:
 
 async def _started(*, tries: int = 3) -> tuple[Process, str]:
     """A server that answers, and where. It takes seconds to listen: its port may be taken meanwhile."""
-    port = _free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     with tempfile.TemporaryFile() as said:
         process = await asyncio.create_subprocess_exec(
@@ -70,12 +70,6 @@ async def _started(*, tries: int = 3) -> tuple[Process, str]:
                 raise
             return await _started(tries=tries - 1)
     return process, url
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def _end(process: Process) -> None:

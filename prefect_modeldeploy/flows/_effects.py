@@ -13,6 +13,7 @@ from prefect_modeldeploy.errors import (
     NotFound,
     ProviderError,
     ProviderUnavailable,
+    RolloutError,
     UnsupportedOperation,
     WaitTimeout,
 )
@@ -110,7 +111,7 @@ class Effects:
         except Conflict as error:  # another deployment has the name: on the way back nothing is ours to delete
             return abort(record.model_copy(update={"spec": None}), str(error), decided_by="error")
         finally:
-            if creation.done():
+            if creation.done() and not _was_cut_off(creation):
                 self._creation = None
         if created.id == record.stable:  # as above; the name did not tell, the provider did
             served = f"{created.id} is what {record.endpoint} serves already"
@@ -346,11 +347,25 @@ class Effects:
         if self._creation is not None:
             # A creation that was let go of: what comes of it later would stay for ever. A cancelled run that has no
             # time left for the answer leaves its record open here, with the traffic back, to `reconcile_rollouts`.
-            [created] = await asyncio.gather(asyncio.shield(self._creation), return_exceptions=True)
-            if isinstance(created, BaseException):
-                self.logger.warning("%s: %s was not created: %s", record.endpoint, record.canary, created)
+            await asyncio.gather(asyncio.shield(self._creation), return_exceptions=True)
+            if _was_cut_off(self._creation):
+                await self._shown(record.spec)
+            elif error := self._creation.exception():
+                self.logger.warning("%s: %s was not created: %s", record.endpoint, record.canary, error)
             self._creation = None
         return await ids_of(self._target, record.spec)
+
+    async def _shown(self, spec: DeploymentSpec) -> None:
+        """Wait until what was being created is to be seen.
+
+        Raises:
+            RolloutError: It is not, yet.
+        """
+        with anyio.move_on_after(_SHOWN_SECONDS):
+            while not await ids_of(self._target, spec):  # noqa: ASYNC110 at its provider
+                await anyio.sleep(_LOOK_SECONDS)
+            return
+        raise RolloutError(f"nobody knows whether {spec.name} was created; reconcile-rollouts looks for it again")
 
     async def disown(self) -> None:
         """Let go of what was created when the rollout was somebody else's already, if it has turned back without it."""
@@ -396,6 +411,11 @@ async def bring_up(target: DeploymentTarget, deployment_id: str, timeout_seconds
     return ready
 
 
+def _was_cut_off(creation: asyncio.Task[Deployment]) -> bool:
+    """Whether a creation was ended, as by SIGTERM, before its provider had answered: it may come to something still."""
+    return creation.cancelled() or not isinstance(creation.exception(), Exception | None)
+
+
 async def ids_of(target: DeploymentTarget, spec: DeploymentSpec) -> list[str]:
     """What bears a spec's name now."""
     async with client_of(target) as client:
@@ -405,6 +425,9 @@ async def ids_of(target: DeploymentTarget, spec: DeploymentSpec) -> list[str]:
 
 
 _LOOK_SECONDS = 0.5
+
+_SHOWN_SECONDS = 10.0
+"""So long a cancelled run looks for what it was creating; it has 25 s."""
 
 _TURNED_BACK_SECONDS = 60.0
 """So long who created something too late waits for the end of the way back."""

@@ -43,6 +43,23 @@ def heard(tell: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
+def once() -> Iterator[None]:
+    """Let no further SIGTERM raise anything while the block lasts: it ends what the first one has begun."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, _nothing)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def _nothing(*_: object) -> None:
+    """Not SIG_IGN, which a process that is started meanwhile would inherit."""
+
+
+@contextmanager
 def _signals() -> Iterator[None]:
     loop = asyncio.get_running_loop()
     reading, writing = socket.socketpair()

@@ -9,6 +9,7 @@ from typing import Any
 
 from prefect_modeldeploy.errors import GatewayError
 from prefect_modeldeploy.local.home import Home
+from prefect_modeldeploy.local.ports import free_port
 from prefect_modeldeploy.local.store import Store
 from prefect_modeldeploy.traffic.activator import Activator
 from prefect_modeldeploy.traffic.comparer import Comparer
@@ -67,7 +68,7 @@ class Routing:
         port = self._wanted_port or int(self._store.get(_GATEWAY_PORT) or 0)
         gateway = self._make_gateway(port, *hops)
         if not self._wanted_port and not _is_free(port) and not await gateway.healthy():
-            gateway = self._make_gateway(_free_port(), *hops)
+            gateway = self._make_gateway(free_port(), *hops)
         state = self._state()
         await gateway.start(state)
         self._gateway = gateway
@@ -170,7 +171,7 @@ class Routing:
     def _make_gateway(self, port: int, activator: Address, comparer: Address) -> Gateway:
         return Gateway(
             self._home.gateway,
-            port=port or _free_port(),
+            port=port or free_port(),
             activator=activator,
             comparer=comparer,
             answer_timeout=HOLD_SECONDS + 30,
@@ -237,9 +238,3 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
         return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -28,12 +28,12 @@ import httpx
 import psutil
 
 from prefect_modeldeploy.local.launcher import PROGRAMS, replica_environment
+from prefect_modeldeploy.local.ports import free_port
 from prefect_modeldeploy.traffic.admin import AdminSocket
 from prefect_modeldeploy.traffic.binary import find_haproxy
 from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm, Server, Upstream
 from prefect_modeldeploy.traffic.gateway import DataPlane, Gateway
 from prefect_modeldeploy.traffic.windows import WindowStore
-from tests.ports import free_port
 from tests.traffic.load import load
 
 CONNECTIONS = 32

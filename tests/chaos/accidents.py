@@ -10,6 +10,8 @@ import asyncio
 import functools
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +99,9 @@ async def strike(case: Case) -> None:
             os.kill(os.getpid(), signal.SIGSTOP)
         case "sigterm":
             os.kill(os.getpid(), signal.SIGTERM)
+        case "sigterm again":  # and again, while it turns back
+            threading.Thread(target=told_to_end_again, daemon=True).start()
+            os.kill(os.getpid(), signal.SIGTERM)
         case "sigterm in a group":  # Prefect's exception, where it strikes while a task group runs
             raise BaseExceptionGroup("unhandled errors", [TerminationSignal(signal.SIGTERM)])
         case "sigterm in a callback":  # where asyncio logs it, and goes on
@@ -117,6 +122,13 @@ def told_to_end() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     for _ in range(1000):  # Prefect's exception comes meanwhile
         pass
+
+
+def told_to_end_again() -> None:
+    """SIGTERM ten times within a second, not at once."""
+    for _ in range(10):
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def arm(case: Case) -> None:

@@ -19,6 +19,7 @@ import pytest
 from prefect_modeldeploy import DeploymentSpec, DeploymentTarget, canary_rollout, promote_to_production
 from prefect_modeldeploy.local.autostart import stop_node
 from prefect_modeldeploy.local.home import Home
+from prefect_modeldeploy.local.ports import free_port
 from prefect_modeldeploy.target import client_of, router_of
 from prefect_modeldeploy.traffic.admin import AdminSocket, Workers
 from tests import prefect_server as servers
@@ -29,7 +30,6 @@ from tests.conftest import eventually
 from tests.flows import arms_kit
 from tests.flows.conftest import QUICK
 from tests.flows.hosted import MAKERS
-from tests.ports import free_port
 from tests.providers import scale_kit
 from tests.sandbox.kit import sandbox_process
 from tests.traffic.load import CONNECTIONS, Answers, load

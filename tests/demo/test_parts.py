@@ -25,10 +25,10 @@ from prefect_modeldeploy.demo.live import LiveTraffic
 from prefect_modeldeploy.demo.models import Sample, train
 from prefect_modeldeploy.demo.outcome import Outcome, conclude
 from prefect_modeldeploy.errors import ModelDeployError, WaitTimeout
+from prefect_modeldeploy.local.ports import free_port
 from prefect_modeldeploy.rollout import CanaryPlan, RolloutRecord
 from prefect_modeldeploy.rollout.record import Actor
 from tests.conftest import eventually, serve
-from tests.ports import free_port
 
 BEGUN = datetime(2026, 3, 29, 8, 30, tzinfo=UTC)
 
@@ -212,7 +212,7 @@ async def test_a_server_whose_port_is_taken_before_it_listens_starts_on_another(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, temporary_settings(restore_defaults={PREFECT_API_URL}):
         ports = [taken.getsockname()[1], free_port()]
-        monkeypatch.setattr(server, "_free_port", iter(ports).__next__)
+        monkeypatch.setattr(server, "free_port", iter(ports).__next__)
         async with server.prefect_server(), httpx.AsyncClient(trust_env=False) as http:
             url = str(get_current_settings().api.url)
             assert url == f"http://127.0.0.1:{ports[1]}/api"

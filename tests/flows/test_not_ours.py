@@ -158,3 +158,30 @@ async def test_what_is_created_after_the_end_of_a_cancelled_run_is_left_to_recon
     assert (ended.outcome, ended.decided_by) == ("rolled_back", "cancellation")
     assert spec.name not in await _names(target)
     assert await hosted.arms() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seconds", "left_at"), [(3, Phase.ENDED), (15, Phase.DETACHED)], ids=["soon", "later"])
+async def test_a_creation_that_sigterm_has_cut_off_is_looked_for(
+    seconds: float, left_at: Phase, hosted: arms_kit.Site, tmp_path: Path
+) -> None:
+    """Where it strikes in the event loop, asyncio cancels every task; the provider goes on with what it was sent."""
+    target, spec = await _in_production(hosted, tmp_path / "truss")
+    control, others = hosted.sandbox.control, asyncio.all_tasks()
+    await control.fault(provider="baseten", method="POST", path="*/deployments", kind="delay", seconds=seconds)
+    run = asyncio.ensure_future(canary_rollout(target, spec, QUICK))
+
+    async def created() -> bool:
+        sent = await control.requests(provider="baseten", method="POST", path="*/deployments")
+        return any(request.seconds is not None for request in sent)
+
+    await eventually(lambda: _has_struck(control), every=0.1)
+    for task in asyncio.all_tasks() - others:
+        task.cancel()
+    await asyncio.wait((run,))
+    left = await _journal.load(target.endpoint)
+    assert left is not None
+    assert (left.phase, left.outcome) == (left_at, "rolled_back")
+    await eventually(created)
+    await reconcile_rollouts([target])
+    assert spec.name not in await _names(target)

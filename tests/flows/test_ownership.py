@@ -160,7 +160,7 @@ async def reconciling(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["sigterm", "sigterm in a group", "sigterm in a callback"])
+@pytest.mark.parametrize("how", ["sigterm", "sigterm again", "sigterm in a group", "sigterm in a callback"])
 async def test_sigterm_turns_back_wherever_it_strikes(how: str, site: Site, tmp_path: Path) -> None:
     async with await site.load() as answers:
         await site.history(answers)

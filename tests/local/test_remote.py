@@ -10,9 +10,9 @@ from prefect_modeldeploy import Gateway, LocalServing
 from prefect_modeldeploy.errors import AuthenticationFailed, InvalidInput, NodeError, ProviderUnavailable
 from prefect_modeldeploy.local.autostart import ensure_node, stop_node
 from prefect_modeldeploy.local.home import Home
+from prefect_modeldeploy.local.ports import free_port
 from prefect_modeldeploy.local.remote import Remote
 from prefect_modeldeploy.local.store import Store
-from tests.ports import free_port
 from tests.traffic.conftest import make_certificate
 
 

@@ -17,10 +17,10 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_modeldeploy import DeploymentTarget, Gateway, LocalServing
 from prefect_modeldeploy.local.autostart import ensure_node, stop_node
 from prefect_modeldeploy.local.home import Home, NodeInfo
+from prefect_modeldeploy.local.ports import free_port
 from prefect_modeldeploy.target import client_of
 from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm
 from tests.flows.conftest import QUICK, Site
-from tests.ports import free_port
 from tests.prefect_server import started_server, wait_for
 from tests.remote.namespace import Namespace, network_namespace
 from tests.requests_log import RequestsLog

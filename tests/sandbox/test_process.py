@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from prefect_modeldeploy.local.ports import free_port
 from tests.conftest import eventually
-from tests.ports import free_port
 from tests.sandbox.kit import sandbox_process
 
 READY = {

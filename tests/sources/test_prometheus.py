@@ -16,11 +16,11 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from prefect_modeldeploy.errors import AuthenticationFailed, ProviderError, ProviderUnavailable
+from prefect_modeldeploy.local.ports import free_port
 from prefect_modeldeploy.sources import Observed, PrometheusMetrics
 from prefect_modeldeploy.sources.prometheus import PrometheusSource
 from prefect_modeldeploy.traffic.windows import EndpointWindow
 from tests.conftest import eventually, serve
-from tests.ports import free_port
 from tests.sources.prometheus_kit import Store, prometheus
 
 REQUESTS = 'http_requests_total{deployment="$deployment",status!~"401|403|429"}'

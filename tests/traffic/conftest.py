@@ -15,10 +15,10 @@ import pytest
 import uvicorn
 from starlette.types import ASGIApp
 
+from prefect_modeldeploy.local.ports import free_port
 from prefect_modeldeploy.traffic.endpoint import Endpoint, EndpointArm, Server, Upstream
 from prefect_modeldeploy.traffic.gateway import DataPlane, Gateway
 from tests.conftest import eventually, serve
-from tests.ports import free_port
 from tests.traffic.model_server import model
 
 

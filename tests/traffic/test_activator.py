@@ -12,11 +12,11 @@ import httpx
 import pytest
 
 from prefect_modeldeploy.errors import GatewayError
+from prefect_modeldeploy.local.ports import free_port
 from prefect_modeldeploy.traffic.activator import Activator, rewritten
 from prefect_modeldeploy.traffic.gateway import DataPlane, Gateway
 from prefect_modeldeploy.traffic.windows import WindowStore
 from tests.conftest import eventually
-from tests.ports import free_port
 from tests.traffic.conftest import Models, StartGateway, ask, endpoint, upstream
 from tests.traffic.model_server import MEGABYTE
 

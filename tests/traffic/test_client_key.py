@@ -9,9 +9,9 @@ import pytest
 from pydantic import SecretStr
 
 from prefect_modeldeploy.errors import GatewayError
+from prefect_modeldeploy.local.ports import free_port
 from prefect_modeldeploy.traffic.admin import AdminSocket
 from prefect_modeldeploy.traffic.gateway import Gateway
-from tests.ports import free_port
 from tests.traffic.conftest import Models, StartGateway, make_certificate
 
 KEY = "k3y-for-the-clients-0123456789"

@@ -12,12 +12,12 @@ import psutil
 import pytest
 
 from prefect_modeldeploy.errors import GatewayError, InvalidInput
+from prefect_modeldeploy.local.ports import free_port
 from prefect_modeldeploy.traffic.admin import AdminSocket, Workers
 from prefect_modeldeploy.traffic.binary import find_haproxy
 from prefect_modeldeploy.traffic.endpoint import Server
 from prefect_modeldeploy.traffic.gateway import DataPlane, Gateway
 from tests.conftest import eventually
-from tests.ports import free_port
 from tests.traffic.conftest import Models, StartGateway, ask, endpoint, listening, upstream
 from tests.traffic.load import load
 from tests.traffic.model_server import model
