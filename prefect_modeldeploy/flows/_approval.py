@@ -116,7 +116,7 @@ async def _suspended(record: RolloutRecord, gate: str, seconds: int) -> Approval
                         raise Pause
                     return found
                 asked = True
-                return await _suspend(_form(record, gate), seconds, _key(record, gate, str(flow_run.id)))
+                return await _suspend(_form(record, gate), seconds, await _key(record, gate, str(flow_run.id)))
             except httpx.HTTPError as error:
                 await _again(record, error)
             except FlowPauseTimeout:
@@ -130,30 +130,31 @@ async def _suspended(record: RolloutRecord, gate: str, seconds: int) -> Approval
     return None
 
 
-def _key(record: RolloutRecord, gate: str, run: str) -> str:
-    """Of a suspension: the same when the run begins anew, and never else."""
+async def _key(record: RolloutRecord, gate: str, run: str) -> str:
+    """Of a suspension: the same when the run begins anew, and never else.
+
+    Whoever cancels a run that was answered has regretted it: if it is run again after all, it asks again.
+    """
     asked_before = int(record.answer.at.timestamp() * 1000) if record.answer else 0
-    return f"{gate}-{asked_before}" + ("" if run == record.id else f"-{record.id}")
+    async with get_client() as client:
+        states = await client.read_flow_run_states(UUID(run))
+    regretted = sum(state.is_cancelled() or state.is_cancelling() for state in states)
+    of = "" if run == record.id else f"-{record.id}"
+    again = f"-again{regretted}" if regretted else ""
+    return f"{gate}-{asked_before}{of}{again}"
 
 
 async def given(record: RolloutRecord, gate: str) -> ApprovalAnswer | None:
     """The answer to a run that was suspended for this question: who was started with it may have been lost."""
     for run in dict.fromkeys((record.id, *record.asked)) if gate == "traffic" else ():
-        keys = keyset_from_base_key(f"{_SUSPENDED}{_key(record, gate, run)}")
-        if await aread_flow_run_input(keys["response"], flow_run_id=UUID(run)) is None or await _is_called_off(run):
+        keys = keyset_from_base_key(f"{_SUSPENDED}{await _key(record, gate, run)}")
+        if await aread_flow_run_input(keys["response"], flow_run_id=UUID(run)) is None:
             continue
         try:
             return await ApprovalAnswer.aload(keys, flow_run_id=UUID(run))
         except ValidationError:
             return _WITHOUT_DECISION
     return None
-
-
-async def _is_called_off(run: str) -> bool:
-    """Whether a run was cancelled after it was answered: somebody has regretted it."""
-    async with get_client() as client:
-        state = (await client.read_flow_run(UUID(run))).state
-    return state is not None and (state.is_cancelled() or state.is_cancelling())
 
 
 async def was_answered() -> bool:

@@ -52,15 +52,15 @@ async def rollout_by_golden_set(
     native = target.credentials.can(Capability.PROMOTE) and target.gateway is None
     if native:
         _check_native(target, plan)
-    endpoint = None if native else await current_endpoint(target)
-    stable = await _serving(target, endpoint, native)
-    natively = {"former": "keep", "promote": promotion_by(target, stable)} if native else {}
-    plan = plan.model_copy(update={"golden_set": None, "steps": (), **natively})
 
     async def make() -> RolloutRecord:
+        endpoint = None if native else await current_endpoint(target)
+        stable = await _serving(target, endpoint, native)
+        natively = {"former": "keep", "promote": promotion_by(target, stable)} if native else {}
+        asked = plan.model_copy(update={"golden_set": None, "steps": (), **natively})
         mode: Literal["native", "swap"] = "native" if native else "swap"
         record = await new_record(
-            target, candidate, plan, stable, kind="canary", mode=mode, approval=approval, note=note
+            target, candidate, asked, stable, kind="canary", mode=mode, approval=approval, note=note
         )
         return record.model_copy(update={"golden_set": golden.digest})
 

@@ -58,16 +58,16 @@ async def run_rollout(
     target = await DeploymentTarget.resolve(target)
     if plan.promote == "native":
         demand(target, Capability.PROMOTE, "use promote='swap'")
-    endpoint = await current_endpoint(target)
-    if endpoint is None and kind != "promotion":
-        raise InvalidInput(
-            "target.endpoint",
-            target.endpoint,
-            "serves nothing yet, so there is nothing to compare with: "
-            "put the first version there with promote_to_production",
-        )
 
     async def make() -> RolloutRecord:
+        endpoint = await current_endpoint(target)
+        if endpoint is None and kind != "promotion":
+            raise InvalidInput(
+                "target.endpoint",
+                target.endpoint,
+                "serves nothing yet, so there is nothing to compare with: "
+                "put the first version there with promote_to_production",
+            )
         stable = await _stable_of(target, endpoint) if endpoint else None
         record = await new_record(target, candidate, plan, stable, kind=kind, approval=approval, note=note)
         await _check_shares(target, plan)
@@ -119,6 +119,8 @@ async def begin(
     target: DeploymentTarget, candidate: str, make: Callable[[], Awaitable[RolloutRecord]]
 ) -> RolloutRecord:
     """The record that this run is to drive: the endpoint's open one of the same candidate, or a new one.
+
+    A new one is made of what serves then: the rollout before may end while its signs of life are waited for.
 
     Raises:
         RolloutInProgress: Another run drives the endpoint's rollout, or something else is being rolled out there.

@@ -110,7 +110,14 @@ async def _roll_back(target: DeploymentTarget, to: str | None, note: str) -> Rol
     former = to or (last.stable if last and last.outcome == "promoted" else None)
     if former is None:
         raise InvalidInput("to", to, f"no record of what {target.endpoint} served before; name the deployment")
-    return await run_rollout(target, former, CanaryPlan(steps=()), kind="roll_back", note=note)
+    try:
+        return await run_rollout(target, former, CanaryPlan(steps=()), kind="roll_back", note=note)
+    except RolloutInProgress:
+        begun = await _journal.latest(target.endpoint)
+        nothing_new = begun is None or (last is not None and begun.id == last.id)
+        if nothing_new or (to is None and begun and begun.kind == "roll_back"):
+            raise
+    return await _roll_back(target, former, note)  # it wins over what has begun in this moment
 
 
 async def _is_in_force(record: RolloutRecord, target: DeploymentTarget) -> bool:
@@ -128,14 +135,22 @@ def _settled(record: RolloutRecord) -> RolloutRecord:
 
 
 async def _left_alone(record: RolloutRecord) -> RolloutRecord:
-    """The record when its run has ended it, or is gone; or the next rollout's, if that has begun meanwhile."""
+    """The record when its run has ended it, or is gone; the next rollout's, if that has begun after this one failed."""
     while record.phase is not Phase.ENDED:
         if not (lost := await _ownership.is_lost(record)):
             await asyncio.sleep(_LOOK_SECONDS)
         seen, record = record, await _journal.latest(record.endpoint) or record
-        if record.id != seen.id or (lost and record.driver == seen.driver):  # or it has ended in this moment
+        if record.id != seen.id:
+            ended = await _journal.last_ended(record.endpoint)
+            return ended if ended and ended.id == seen.id and _is_back(ended) else record
+        if lost and record.driver == seen.driver:  # or it has ended in this moment
             break
     return record
+
+
+def _is_back(ended: RolloutRecord) -> bool:
+    """Whether what somebody wanted away from production is away."""
+    return ended.outcome == ("promoted" if ended.kind == "roll_back" else "rolled_back")
 
 
 def _of_the_same_alarm(record: RolloutRecord) -> RolloutRecord:

@@ -106,8 +106,13 @@ async def settled(record: RolloutRecord) -> RolloutRecord:
     """What `latest` makes of what `load` gives."""
     if record.phase is Phase.ENDED:
         return record
-    ended = await _read(_name_of_ended(record.endpoint))
+    ended = await last_ended(record.endpoint)
     return ended if ended is not None and ended.seniority > record.seniority else record
+
+
+async def last_ended(endpoint: str) -> RolloutRecord | None:
+    """The record of the rollout of the endpoint that has ended last, even if the next one is open."""
+    return await _read(_name_of_ended(endpoint))
 
 
 async def _read(name: str) -> RolloutRecord | None:

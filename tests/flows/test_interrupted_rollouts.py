@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Callable
+from contextvars import copy_context
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
@@ -143,6 +145,67 @@ async def test_who_waits_for_a_roll_back_does_not_wait_for_the_rollout_after_it(
 
     monkeypatch.setattr(_ownership, "is_lost", is_lost)
     assert (await asyncio.wait_for(roll_backs._left_alone(back), 5)).id == after.id
+
+
+async def test_who_waits_for_a_roll_back_that_is_done_leaves_the_rollout_after_it_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    back = _ownership.taken(record(endpoint="done", phase=Phase.READY, kind="roll_back"))
+    done = await _journal.save(back.model_copy(update={"phase": Phase.ENDED, "outcome": "promoted"}))
+    await _journal.save(_ownership.taken(record(endpoint="done", phase=Phase.READY, id="next", kind="canary")))
+
+    async def is_lost(_: RolloutRecord) -> bool:
+        return True
+
+    monkeypatch.setattr(_ownership, "is_lost", is_lost)
+    assert await asyncio.wait_for(roll_backs._left_alone(back), 5) == done
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_named", [False, True], ids=["the former", "a named one"])
+async def test_a_roll_back_wins_over_a_rollout_that_begins_in_the_same_moment(
+    is_named: bool, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, run_rollout = site.target.model, roll_backs.run_rollout
+    began: list[asyncio.Task[RolloutRecord]] = []
+    not_in_it = copy_context()
+
+    async def run_a_moment_later(*arguments: Any, **options: Any) -> RolloutRecord:
+        if not began:
+            canary = canary_rollout(site.target, site.spec("3"), QUICK)
+            began.append(asyncio.get_running_loop().create_task(canary, context=not_in_it))
+            await eventually(lambda: _phase(site, "canary", Phase.READY, Phase.ATTACHED, Phase.SHIFTED), seconds=60)
+        return await run_rollout(*arguments, **options)
+
+    monkeypatch.setattr(roll_backs, "run_rollout", run_a_moment_later)
+    await promote_to_production(site.target, site.spec("2"))
+    back = await roll_back(site.target, to=f"{model}-1" if is_named else None)
+    assert (back.kind, back.outcome, back.canary) == ("roll_back", "promoted", f"{model}-1")
+    assert await site.arms() == {"stable": (f"{model}-1", 100.0)}
+    with pytest.raises(StaleEpoch):
+        await began[0]
+
+
+@pytest.mark.slow
+async def test_a_rollout_starts_from_what_serves_once_it_is_its_turn(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one before may end while its signs of life are waited for: what served before it may be gone by now."""
+    model, is_lost, not_in_it = site.target.model, _ownership.is_lost, copy_context()
+    before: list[asyncio.Task[RolloutRecord]] = []
+
+    async def until_it_has_ended(record: RolloutRecord) -> bool:
+        if not before:
+            promotion = promote_to_production(site.target, site.spec("3"))
+            before.append(asyncio.get_running_loop().create_task(promotion, context=not_in_it))
+            await before[0]
+        return await is_lost(record)
+
+    await promote_to_production(site.target, site.spec("2"))
+    monkeypatch.setattr(_ownership, "is_lost", until_it_has_ended)
+    record = await promote_to_production(site.target, site.spec("4"))
+    assert (record.stable, record.canary) == (f"{model}-3", f"{model}-4")
+    assert await site.arms() == {"stable": (f"{model}-4", 100.0)}
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.flow_runs import aresume_flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Cancelling, Crashed
+from prefect.states import AwaitingRetry, Cancelling, Crashed
 
 from prefect_modeldeploy import canary_rollout, orders, promote_to_production, reconcile_rollouts, roll_back
 from prefect_modeldeploy.errors import RolloutError
@@ -95,6 +95,26 @@ async def test_once_it_is_answered_it_is_its_own_worker_that_takes_it_up(site: S
     assert (record.outcome, record.decided_by) == ("rolled_back", "cancellation")
     assert f"aborted by {this_user()}: it was the wrong version" in record.reason
     assert await nothing_is_left(site)
+
+
+async def test_a_run_that_is_run_again_after_its_answer_was_withdrawn_asks_again(site: Site, tmp_path: Path) -> None:
+    async with serving(tmp_path):
+        run = await suspended(site)
+    await orders.answer(site.target.endpoint, "promote")
+    await orders.order(site.target.endpoint, "abort", "it was the wrong version")
+    async with get_client() as client:
+        await client.set_flow_run_state(run, AwaitingRetry(), force=True)  # as `prefect flow-run retry`
+
+    async def is_suspended() -> bool:
+        state = await state_of(run)
+        assert not state.is_final(), state
+        return state.name == "Suspended"
+
+    async with serving(tmp_path):
+        await eventually(is_suspended, seconds=120)
+        assert (await site.arms()).keys() == {"stable"}
+        await orders.answer(site.target.endpoint, "roll_back")
+        await eventually(lambda: nothing_is_left(site), seconds=120)
 
 
 async def test_an_abort_and_a_cancellation_reach_it(site: Site, tmp_path: Path) -> None:
