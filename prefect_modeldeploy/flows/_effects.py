@@ -352,6 +352,8 @@ class Effects:
                 await self._shown(record.spec)
             elif error := self._creation.exception():
                 self.logger.warning("%s: %s was not created: %s", record.endpoint, record.canary, error)
+                if isinstance(error, Conflict):  # as in `_deploy`: what has the name is not ours
+                    return []
             self._creation = None
         return await ids_of(self._target, record.spec)
 

@@ -114,8 +114,7 @@ async def _roll_back(target: DeploymentTarget, to: str | None, note: str) -> Rol
         return await run_rollout(target, former, CanaryPlan(steps=()), kind="roll_back", note=note)
     except RolloutInProgress:
         begun = await _journal.latest(target.endpoint)
-        nothing_new = begun is None or (last is not None and begun.id == last.id)
-        if nothing_new or (to is None and begun and begun.kind == "roll_back"):
+        if begun is None or (last and begun.id == last.id) or (to is None and begun.kind == "roll_back"):
             raise
     return await _roll_back(target, former, note)  # it wins over what has begun in this moment
 

@@ -17,6 +17,7 @@ from prefect_modeldeploy import (
 )
 from prefect_modeldeploy.errors import InvalidInput
 from prefect_modeldeploy.flows._effects import Effects
+from prefect_modeldeploy.flows._once import acreate_deployment
 from prefect_modeldeploy.rollout import Effect, Phase
 from prefect_modeldeploy.sandbox.client import SandboxControl
 from prefect_modeldeploy.target import client_of
@@ -60,6 +61,17 @@ async def test_a_spec_that_turns_out_to_be_what_serves_goes_nowhere_and_nothing_
     as_written_before = back.model_copy(update={"phase": Phase.DETACHED, "spec": serving})
     await effects(Effect.RETIRE_CANARY, as_written_before)
     assert (await site.deployments())[serving.name] == "READY"
+
+
+@pytest.mark.slow
+async def test_what_somebody_else_has_created_by_this_name_meanwhile_stays_after_an_abort(site: Site) -> None:
+    effects, spec = Effects(site.target), site.spec("2")
+    async with client_of(site.target) as client:
+        theirs = await client.create(site.spec("2", "differs"))
+    effects._creation = asyncio.ensure_future(acreate_deployment(site.target, spec))
+    back = record(phase=Phase.DETACHED, spec=spec, canary=spec.name, endpoint=site.target.endpoint)
+    await effects(Effect.RETIRE_CANARY, back)
+    assert theirs.id in await site.deployments()
 
 
 @pytest_asyncio.fixture
