@@ -21,7 +21,7 @@ from prefect_modeldeploy.errors import (
 )
 from prefect_modeldeploy.flows import _ownership, _termination
 from prefect_modeldeploy.flows._effects import Effects
-from prefect_modeldeploy.flows._signals import Signals, halted
+from prefect_modeldeploy.flows._signals import CANCELLED, Signals, halted
 from prefect_modeldeploy.rollout import (
     ON_THE_WAY_BACK,
     Effect,
@@ -88,8 +88,7 @@ async def _watched(record: RolloutRecord, effects: Effects) -> RolloutRecord:
         # SIGTERM is one of these, by where it finds this process: in the middle of a task group it is a group.
         except (asyncio.CancelledError, TerminationSignal, BaseExceptionGroup):
             with _termination.once(), anyio.CancelScope(shield=True), anyio.move_on_after(TURN_BACK_SECONDS):
-                back = abort(signals.record, "the flow run was cancelled", decided_by="cancellation")
-                await _run(back, effects, signals)
+                await _run(CANCELLED.applied_to(signals.record), effects, signals)
             raise
 
 

@@ -55,6 +55,9 @@ from prefect_modeldeploy.tasks.waiting import await_until_ready
 from prefect_modeldeploy.traffic.endpoint import Endpoint
 from prefect_modeldeploy.transport import Logger
 
+_asmoke = apredict.with_options(retries=2, retry_delay_seconds=1, retry_condition_fn=lambda *_: True)
+"""Even a good model fails now and then."""
+
 
 class Effects:
     """Performs effects on one target."""
@@ -194,7 +197,7 @@ class Effects:
         await bring_up(self._target, promoted.id, record.plan.ready_timeout_seconds)
         if record.plan.smoke_request is not None:
             try:
-                await apredict(self._target, promoted.id, record.plan.smoke_request)
+                await _asmoke(self._target, promoted.id, record.plan.smoke_request)
             except ProviderError as error:  # whatever its status: this is the model's answer, not the provider's
                 raise DeploymentFailed(promoted.id, f"it does not answer the smoke request: {error}") from error
         return finish(record.model_copy(update={"serving": promoted.id}), Effect.HAND_OVER, now())

@@ -52,6 +52,10 @@ class Signal:
         return obeyed(record, self.told, self.reason, decided_by=self.decided_by)
 
 
+CANCELLED = Signal("the flow run was cancelled", "cancellation")
+"""Also what SIGTERM comes to, wherever it strikes."""
+
+
 class Signals:
     """Watches for one rollout, from its start to its end; gives signs of its life as well."""
 
@@ -97,7 +101,7 @@ class Signals:
         """Prefect tells a run by SIGTERM, and not at all while it is paused."""
         while not await self._is_cancelled():  # noqa: ASYNC110 it happens in another process
             await asyncio.sleep(_ASK_SECONDS)
-        await self._found.put(Signal("the flow run was cancelled", "cancellation"))
+        await self._found.put(CANCELLED)
 
     async def _is_cancelled(self) -> bool:
         try:
@@ -156,7 +160,7 @@ class Signals:
             self._told_to_end()
 
     def _told_to_end(self) -> None:
-        self._found.put_nowait(Signal("the process was told to end", "cancellation"))
+        self._found.put_nowait(CANCELLED)
 
     async def _unwell(self, how: str) -> None:
         await self._found.put(Signal(f"{self.record.canary} {how}", "health check"))

@@ -135,7 +135,7 @@ async def _under_a_runner(home: Path, case: Case) -> str:
     await case.target.save(name, overwrite=True)
     parameters = {key: _as_parameter(value, name) for key, value in case.arguments.items()}
     async with get_client() as client:
-        found = await client.read_deployment_by_name(f"{case.flow.name}/served")  # type: ignore[attr-defined]
+        found = await client.read_deployment_by_name(f"{case.flow.name}/{served.NAME}")  # type: ignore[attr-defined]
         run = await client.create_flow_run_from_deployment(found.id, parameters=parameters)
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not (run.state and run.state.is_final()):
@@ -170,6 +170,7 @@ async def serving(home: Path) -> AsyncIterator[None]:
             "PREFECT_API_URL": str(get_current_settings().api.url),
             "PREFECT_RUNNER_POLL_FREQUENCY": "1",  # not 10 s until a run begins
             "CHAOS_CASE": str(home / "case"),
+            "CHAOS_NAME": served.NAME,
         },
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
@@ -187,7 +188,7 @@ async def serving(home: Path) -> AsyncIterator[None]:
 async def _is_served(name: str) -> bool:
     async with get_client() as client:
         try:
-            await client.read_deployment_by_name(f"{name}/served")
+            await client.read_deployment_by_name(f"{name}/{served.NAME}")
         except ObjectNotFound:
             return False
     return True

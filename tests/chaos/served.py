@@ -37,8 +37,11 @@ FLOWS = (
     wake_up,
 )
 
+NAME = os.environ.get("CHAOS_NAME") or f"served-{os.getpid()}"
+"""Of the deployments. Several processes of tests may share a server: their runners would take each other's runs."""
+
 if __name__ == "__main__":
     warm.install()
-    serve(*(RunnerDeployment.from_entrypoint(f"{__file__}:{flow.fn.__name__}", name="served") for flow in FLOWS))
+    serve(*(RunnerDeployment.from_entrypoint(f"{__file__}:{flow.fn.__name__}", name=NAME) for flow in FLOWS))
 elif __name__ != "__mp_main__" and "CHAOS_CASE" in os.environ and (case := Path(os.environ["CHAOS_CASE"])).exists():
     arm(Case.read(str(case)))

@@ -20,6 +20,7 @@ from prefect_modeldeploy.rollout import Approval, Decision, Phase, RolloutRecord
 from prefect_modeldeploy.tasks import _journal
 from prefect_modeldeploy.tasks._identity import this_user
 from prefect_modeldeploy.tasks.traffic import aclaim_endpoint
+from tests.chaos import served
 from tests.chaos.fault_points import serving
 from tests.conftest import eventually
 from tests.flaky_prefect import FlakyPrefect
@@ -38,7 +39,7 @@ async def suspended(site: Site, **approval: Any) -> UUID:
         "approval": Approval(before=("traffic",), **approval).model_dump(mode="json"),
     }
     async with get_client() as client:
-        deployment = await client.read_deployment_by_name("canary-rollout/served")
+        deployment = await client.read_deployment_by_name(f"canary-rollout/{served.NAME}")
         run = await client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
 
         async def is_suspended() -> bool:

@@ -19,6 +19,7 @@ from prefect_modeldeploy.errors import StaleEpoch
 from prefect_modeldeploy.rollout import Approval, Phase, RolloutRecord
 from prefect_modeldeploy.tasks import _journal
 from tests import prefect_server as servers
+from tests.chaos import served
 from tests.chaos.accidents import Case
 from tests.chaos.fault_points import serving
 from tests.conftest import eventually
@@ -182,7 +183,7 @@ async def test_a_cancellation_in_the_ui_under_a_runner(site: Site, tmp_path: Pat
         "approval": ASKS.model_dump(mode="json"),
     }
     async with serving(tmp_path), under_load(site) as answers, get_client() as client:
-        deployment = await client.read_deployment_by_name("canary-rollout/served")
+        deployment = await client.read_deployment_by_name(f"canary-rollout/{served.NAME}")
         run = await client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
 
         async def has_ended() -> bool:
