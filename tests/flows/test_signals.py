@@ -289,7 +289,7 @@ async def _answered(site: Site, running: "asyncio.Task[RolloutRecord]", decision
             return False
         return True
 
-    await eventually(done, seconds=60)
+    await eventually(done, seconds=100)  # Prefect's client waits for 62 s where its server is too busy once
 
     async def went_on() -> bool:
         if running.done():
