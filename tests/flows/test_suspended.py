@@ -41,14 +41,14 @@ async def suspended(site: Site, **approval: Any) -> UUID:
     async with get_client() as client:
         deployment = await client.read_deployment_by_name(f"canary-rollout/{served.NAME}")
         run = await client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
-
-        async def is_suspended() -> bool:
-            state = await state_of(run.id)
-            assert not state.is_final(), state
-            return state.name == "Suspended"
-
-        await eventually(is_suspended, seconds=120)
+    await eventually(lambda: is_suspended(run.id), seconds=120)
     return run.id
+
+
+async def is_suspended(run: UUID) -> bool:
+    state = await state_of(run)
+    assert not state.is_final(), state
+    return state.name == "Suspended"
 
 
 async def lost_before_it_asked(site: Site) -> RolloutRecord:
@@ -105,14 +105,8 @@ async def test_a_run_that_is_run_again_after_its_answer_was_withdrawn_asks_again
     await orders.order(site.target.endpoint, "abort", "it was the wrong version")
     async with get_client() as client:
         await client.set_flow_run_state(run, AwaitingRetry(), force=True)  # as `prefect flow-run retry`
-
-    async def is_suspended() -> bool:
-        state = await state_of(run)
-        assert not state.is_final(), state
-        return state.name == "Suspended"
-
     async with serving(tmp_path):
-        await eventually(is_suspended, seconds=120)
+        await eventually(lambda: is_suspended(run), seconds=120)
         assert (await site.arms()).keys() == {"stable"}
         await orders.answer(site.target.endpoint, "roll_back")
         await eventually(lambda: nothing_is_left(site), seconds=120)
