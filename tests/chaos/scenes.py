@@ -139,11 +139,10 @@ async def across(provider: str, broken: bool, home: Path, number: int) -> AsyncI
         stable = EndpointArm(name="stable", upstream=first.id, weight=100)
         await node.put_endpoint(Endpoint(name=target.endpoint, arms=(stable,)))
         failed = "delete" if target.credentials.can(Capability.DELETE) else "scale_to_zero"
-        # The former version may still have the provider's own role, which keeps it from being deleted.
-        plan = PLAN.model_copy(update={"former": "scale_to_zero", "failed_canary": failed})
         # The sandbox's models fail at random, and PLAN is in haste: the bad luck of one rollout in 400 is no finding.
-        strict = {"beta": 0.001} if broken else {"alpha": 0.001}
-        plan = plan.model_copy(update={"judge": plan.judge.model_copy(update=strict)})
+        judge = PLAN.judge.model_copy(update={"beta": 0.001} if broken else {"alpha": 0.001})
+        # The former version may still have the provider's own role, which keeps it from being deleted.
+        plan = PLAN.model_copy(update={"former": "scale_to_zero", "failed_canary": failed, "judge": judge})
         try:
             async with load(f"{await node.url(target.endpoint)}/predict", rate=100, body=b'{"x": 1}') as answers:
                 site = Site(target)

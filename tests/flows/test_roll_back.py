@@ -168,10 +168,10 @@ async def test_an_alarm_ends_what_is_open_and_rolls_it_back_in_one_run_of_a_depl
 
 @pytest.mark.slow
 async def test_it_can_be_rolled_back_after_somebody_died_while_taking_it_over(site: Site) -> None:
-    record = await stopped_in_the_middle(site)
+    stopped = await stopped_in_the_middle(site)
     await aclaim_endpoint(site.target)  # and nothing was saved after it
     back = await roll_back(site.target, note="it stood still")
-    assert (back.id, back.outcome, back.decided_by) == (record.id, "rolled_back", "person")
+    assert (back.id, back.outcome, back.decided_by) == (stopped.id, "rolled_back", "person")
     [told] = [entry["event"]["told"] for entry in await site.audit() if "told" in entry["event"]]
     assert (told["order"], told["who"]["name"], told["why"]) == ("abort", this_user(), "it stood still")
     assert back.reason == f"rolled back by hand, by {this_user()}: it stood still"
@@ -221,11 +221,6 @@ async def test_a_first_version_that_serves_already_has_nothing_to_turn_back_to(n
     assert "first-of-all-1" in await site.deployments()
 
 
-async def _phase(site: Site, kind: str, *phases: Phase) -> bool:
-    record = await _journal.load(site.target.endpoint)
-    return record is not None and record.kind == kind and record.phase in phases
-
-
 @pytest.mark.slow
 async def test_a_roll_back_that_cannot_be_done_is_an_error_and_changes_nothing(site: Site) -> None:
     async with client_of(site.target) as client:
@@ -269,8 +264,7 @@ async def test_rolling_back_wins_over_who_takes_the_rollout_up_in_the_same_momen
             overtakers.append(await _start.take_over(target, open_one))
         return taken
 
-    module = import_module("prefect_modeldeploy.flows.roll_back")  # its flow has the same name
-    monkeypatch.setattr(module, "take_over", overtaken)
+    monkeypatch.setattr(roll_backs, "take_over", overtaken)
     back = await roll_back(site.target)
     assert (back.outcome, back.decided_by) == ("rolled_back", "person")
     assert await site.arms() == {"stable": (f"{site.target.model}-1", 100.0)}
@@ -305,6 +299,11 @@ async def test_a_version_that_is_named_serves_though_another_roll_back_came_in_b
     assert (back.kind, back.outcome, back.canary) == ("roll_back", "promoted", f"{model}-1")
     assert (await others[0]).outcome == "rolled_back"
     assert await site.arms() == {"stable": (f"{model}-1", 100.0)}
+
+
+async def _phase(site: Site, kind: str, *phases: Phase) -> bool:
+    saved = await _journal.load(site.target.endpoint)
+    return saved is not None and saved.kind == kind and saved.phase in phases
 
 
 async def _is_driven_by_another(record: RolloutRecord) -> bool:
